@@ -1,0 +1,423 @@
+"""The values that cross stage borders: frozen, slotted, keyword-only, JSON in and out.
+
+Units stand in names (`_bytes _ms _s`), ratios lie in [0, 1]. `to_json`/`from_json` are the one way in which they are persisted;
+every persisted document carries `format_version` and readers accept the version before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types as builtin_types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, TypeAlias, TypeVar
+
+from foundry_ray.errors import ArtifactCorrupt
+
+FORMAT_VERSION = 1
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Scalar: TypeAlias = "bool | int | float | str"
+Mode = Literal["max", "min"]
+T = TypeVar("T")
+
+
+class TrialState(StrEnum):
+    """Where a trial stands. STOPPED: the scheduler ended it at a rung, its values are real but of low fidelity."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    INFEASIBLE = "infeasible"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (TrialState.WAITING, TrialState.RUNNING)
+
+
+class StageStatus(StrEnum):
+    """What a run did with a stage."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    REUSED = "reused"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+class RunStatus(StrEnum):
+    """How a run stands; REJECTED: finished, and a gate said no."""
+
+    RUNNING = "running"
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitInfo:
+    """One split of a data set: rows and bytes as stored."""
+
+    num_rows: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactRef:
+    """A published, immutable, hashed object. `key` is relative to the store; `sha256` is that of the manifest."""
+
+    key: str
+    kind: str
+    sha256: str
+    size_bytes: int
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSchema:
+    """What one input looks like: channels, height, width, dtype of the stored pixels; and the class names in label order."""
+
+    channels: int
+    height: int
+    width: int
+    dtype: str
+    classes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.height, self.width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """Per-channel statistics of the *training* split, in units of raw pixels: x -> (x - mean) / std."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetRef:
+    """A prepared data set in the store, split once."""
+
+    key: str
+    fingerprint: str
+    task: str
+    splits: Mapping[str, SplitInfo]
+    schema: ImageSchema
+    preprocessing: Preprocessing
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """One dimension of a search space. `when` maps another parameter's name to the values under which this one exists."""
+
+    name: str
+    kind: Literal["float", "int", "categorical"]
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Scalar, ...] = ()
+    when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A metric with a direction; `threshold` is the worst value of interest."""
+
+    metric: str
+    mode: Mode
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """What a sweep may vary, what it wants, and what it must keep (`"num_params <= 100000"`)."""
+
+    params: tuple[Param, ...]
+    objectives: tuple[Objective, ...] = ()
+    constraints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a recipe; `params` is validated by the compressor registered under `kind`."""
+
+    kind: str
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionRecipe:
+    """How a model is made smaller: steps in the order in which they are carried out."""
+
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Canonical hash: equal recipes hash equal, whatever the order of the parameters."""
+        return canonical_sha256(to_json(self))
+
+    def step(self, kind: str) -> Step | None:
+        """The step of this kind, or None; a recipe holds at most one of each."""
+        return next((step for step in self.steps if step.kind == kind), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One sampled configuration and what became of it. `values` are the last reported metrics by name (val only)."""
+
+    trial_id: str
+    number: int
+    params: Mapping[str, Scalar]
+    recipe: CompressionRecipe
+    state: TrialState = TrialState.WAITING
+    rung: int | None = None
+    resource_used: int = 0
+    values: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
+    num_failures: int = 0
+    checkpoint: str | None = None
+    error: str | None = None
+    seed: int = 0
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyResult:
+    """What a study found. `pareto_front` and `chosen` are trial numbers; `worker_seconds` is the sum over trials."""
+
+    study_name: str
+    study_key: str
+    trials: tuple[Trial, ...]
+    objectives: tuple[Objective, ...]
+    pareto_front: tuple[int, ...]
+    chosen: int
+    num_by_state: Mapping[str, int]
+    worker_seconds: float
+
+    @property
+    def chosen_trial(self) -> Trial:
+        return next(trial for trial in self.trials if trial.number == self.chosen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyResult:
+    """Time of one forward pass through `inference/`, of a deployed graph on a device. `ci_ms` is the 95 % interval of the median."""
+
+    graph_sha256: str
+    device: str
+    runtime: str
+    threads: int
+    batch_size: int
+    p50_ms: float
+    p95_ms: float
+    ci_ms: tuple[float, float]
+    n: int
+    is_noisy: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArtifact:
+    """A model in the store. `size_bytes` is what is served (the ONNX file); MACs are per sample."""
+
+    artifact: ArtifactRef
+    family: str
+    num_params: int
+    num_macs: int
+    size_bytes: int
+    recipe: CompressionRecipe
+    parents: tuple[str, ...] = ()
+    val_metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricValue:
+    """A measured metric with its 95 % interval over `n` samples."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """One threshold: what was measured, what was wanted (`relation` limit), and whether it holds."""
+
+    name: str
+    value: float
+    relation: Literal["<=", ">="]
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """One model's side of the comparison."""
+
+    model_sha256: str
+    num_params: int
+    num_macs: int
+    size_bytes: int
+    metrics: Mapping[str, MetricValue]
+    latency: tuple[LatencyResult, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """Teacher against student on one split; `num_test_openings` says how often this fingerprint's test split was read."""
+
+    model: str
+    dataset_fingerprint: str
+    split: str
+    teacher: ModelReport
+    student: ModelReport
+    agreement: MetricValue
+    gates: tuple[GateResult, ...]
+    passed: bool
+    num_test_openings: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryEntry:
+    """A registered version. `report` is the key of its evaluation report; aliases point at versions."""
+
+    name: str
+    version: int
+    model: ModelArtifact
+    report: str
+    passed: bool
+    aliases: tuple[str, ...] = ()
+    run_id: str = ""
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A deployed application."""
+
+    app_name: str
+    url: str
+    model_version: str
+    num_replicas: int
+    canary_ratio: float = 0.0
+    status: str = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """What one run did with one stage. `outputs` is the stage's typed result as JSON."""
+
+    name: str
+    key: str
+    status: StageStatus = StageStatus.PENDING
+    outputs: Json = None
+    attempts: int = 0
+    duration_s: float = 0.0
+    reason: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """The record of one execution of a pipeline. It names keys; the results lie under them."""
+
+    run_id: str
+    pipeline: str
+    config: Json
+    versions: Mapping[str, str]
+    stages: tuple[StageRecord, ...] = ()
+    status: RunStatus = RunStatus.RUNNING
+    started_at: str = ""
+    ended_at: str | None = None
+    warnings: tuple[str, ...] = ()
+    source: str = ""
+
+    def stage(self, name: str) -> StageRecord | None:
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+
+def canonical_bytes(value: Json) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def canonical_sha256(value: Json) -> str:
+    """Hex sha256 of `canonical_bytes`."""
+    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+
+
+def to_json(value: object) -> Json:
+    """A dataclass, mapping or sequence as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value.value if isinstance(value, StrEnum) else value
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def from_json(cls: type[T], data: Json, *, what: str = "document") -> T:
+    """Rebuild a dataclass of this module from `to_json`'s output.
+
+    Fields that `data` lacks take their defaults; unknown ones are ignored, so that a newer writer does not break an older reader.
+
+    Raises:
+        ArtifactCorrupt: `data` has not the shape of `cls`.
+    """
+    try:
+        return typing.cast(T, _decode(cls, data))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactCorrupt(
+            f"{what} is not a {cls.__name__}: {error}.", hint="`foundry doctor` checks the store; `--fresh STAGE` makes it again.", key=what
+        ) from error
+
+
+def _decode(kind: typing.Any, data: typing.Any) -> object:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(**{item.name: _decode(hints[item.name], data[item.name]) for item in dataclasses.fields(kind) if item.name in data})
+    if origin in (typing.Union, builtin_types.UnionType):
+        return _decode_union(typing.get_args(kind), data)
+    if origin is tuple:
+        inner = typing.get_args(kind)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_decode(inner[0], item) for item in data)
+        return tuple(_decode(one, item) for one, item in zip(inner, data, strict=True))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {key: _decode(typing.get_args(kind)[1], item) for key, item in data.items()}
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind(data)
+    if kind is float and isinstance(data, int):
+        return float(data)
+    if kind in (bool, int, float, str) and type(data) is not kind:
+        raise TypeError(f"got {data!r}, wanted {kind.__name__}")
+    return data
+
+
+def _decode_union(options: tuple[typing.Any, ...], data: typing.Any) -> object:
+    if data is None:
+        return None
+    structured = [option for option in options if dataclasses.is_dataclass(option)]
+    if structured and isinstance(data, dict):
+        return _decode(structured[0], data)
+    if options == (float, type(None)):
+        return _decode(float, data)
+    return data
