@@ -1,0 +1,23 @@
+"""A reporter that remembers everything it was told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class RecordingReporter:
+    """Keeps reports, progress and warnings in lists. Picklable, so that it crosses actors (as a copy)."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[int, dict[str, float]]] = []
+        self.progresses: list[tuple[float, float, str]] = []
+        self.warnings: list[str] = []
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.reports.append((step, dict(metrics)))
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        self.progresses.append((done, total, note))
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)

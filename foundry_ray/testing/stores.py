@@ -1,0 +1,103 @@
+"""A store in memory that keeps the contract, and one that fails on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from foundry_ray.errors import ArtifactNotFound, Conflict, StoreUnavailable
+from foundry_ray.protocols import ArtifactStore, ObjectInfo
+
+
+class MemoryStore:
+    """An ArtifactStore whose objects are a dictionary. Writes are atomic; times count writes."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._written: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        return "memory://"
+
+    def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        with self._lock:
+            if if_absent and key in self.objects:
+                raise Conflict(f"{key} exists already.", hint="read it first.", key=key)
+            self.objects[key] = data
+            self._written[key] = float(len(self._written))
+
+    def get(self, key: str) -> bytes:
+        with self._lock:
+            if key not in self.objects:
+                raise ArtifactNotFound(f"{key} is not in {self.uri}.", hint="`foundry runs list` shows what is there.", key=key)
+            return self.objects[key]
+
+    def download(self, key: str, path: Path) -> None:
+        path.write_bytes(self.get(key))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        with self._lock:
+            if key not in self.objects:
+                return None
+            return ObjectInfo(key=key, size_bytes=len(self.objects[key]), modified_at_s=self._written[key])
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        for key in sorted(self.objects):
+            info = self.stat(key) if key.startswith(prefix) else None
+            if info is not None:
+                yield info
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self.objects.pop(key, None)
+
+
+class FailingStore:
+    """Wraps a store and fails the next calls of a verb: `fail("put", times=2)`."""
+
+    def __init__(self, inner: ArtifactStore) -> None:
+        self._inner = inner
+        self._failures: dict[str, int] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    def fail(self, verb: str, *, times: int = 1) -> None:
+        """The next `times` calls of `verb` raise StoreUnavailable."""
+        self._failures[verb] = times
+
+    @property
+    def uri(self) -> str:
+        return self._inner.uri
+
+    def _meet(self, verb: str, key: str) -> None:
+        self.calls.append((verb, key))
+        if self._failures.get(verb, 0) > 0:
+            self._failures[verb] -= 1
+            raise StoreUnavailable(f"{self.uri} did not answer {verb} {key}.", hint="it is a test.", uri=self.uri)
+
+    def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
+        self._meet("put", key)
+        self._inner.put(key, source, if_absent=if_absent)
+
+    def get(self, key: str) -> bytes:
+        self._meet("get", key)
+        return self._inner.get(key)
+
+    def download(self, key: str, path: Path) -> None:
+        self._meet("download", key)
+        self._inner.download(key, path)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        self._meet("stat", key)
+        return self._inner.stat(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self._meet("list", prefix)
+        return self._inner.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self._meet("delete", key)
+        self._inner.delete(key)
