@@ -1,0 +1,26 @@
+"""What is done under which stage key, by which run; and leases on work in progress.
+
+Reuse, resume and caching are this one mechanism: a stage's result lies under a key that is made of everything that could change it.
+"""
+
+from foundry_ray.runlog.keys import plugin_source_sha256, stage_key
+from foundry_ray.runlog.leases import Lease, hold
+from foundry_ray.runlog.records import delete_run, find_run, list_runs, load_run, new_run_id, save_run
+from foundry_ray.runlog.results import StageResult, commit_result, forget_result, read_result
+
+__all__ = [
+    "Lease",
+    "StageResult",
+    "commit_result",
+    "delete_run",
+    "find_run",
+    "forget_result",
+    "hold",
+    "list_runs",
+    "load_run",
+    "new_run_id",
+    "plugin_source_sha256",
+    "read_result",
+    "save_run",
+    "stage_key",
+]
