@@ -59,12 +59,17 @@ class ArtifactStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawData:
-    """What a source yields before cleaning: images as uint8 of shape (N, C, H, W), labels as int64 of shape (N,)."""
+    """What a source yields before cleaning: images as uint8 of shape (N, C, H, W), labels as int64 of shape (N,).
+
+    `test_from` is for sources with an official test set: rows from there on are the test split's, rows before are for train and val.
+    """
 
     images_NCHW: np.ndarray
     labels_N: np.ndarray
     schema: ImageSchema
     sha256: str
+    test_from: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class DataSource(Protocol):
@@ -86,8 +91,8 @@ class Task(Protocol):
     name: str
     primary_metric: str
 
-    def loss(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-        """Mean loss of a batch, a scalar tensor."""
+    def loss(self, logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Mean loss of a batch, a scalar tensor; `label_smoothing` in [0, 1) is spread over all classes."""
 
     def metrics(self, logits_NC: np.ndarray, labels_N: np.ndarray) -> Mapping[str, float]:
         """Metrics of whole predictions, the primary one among them."""
@@ -109,6 +114,12 @@ class ModelFamily(Protocol):
 
     def shrink(self, model: nn.Module, schema: ImageSchema, params: Mapping[str, Scalar]) -> nn.Module:
         """A smaller member that inherits from `model` the weights that matter most. Raises RecipeInfeasible."""
+
+    def describe(self, model: nn.Module) -> Json:
+        """The architecture as JSON with the key `family`, read from the tensors, so that it holds after pruning."""
+
+    def rebuild(self, description: Json) -> nn.Module:
+        """The model that `describe` described, with fresh weights. Raises ArtifactCorrupt."""
 
 
 class Compressor(Protocol):

@@ -1,0 +1,65 @@
+"""How a smaller model inherits weights: which channels matter most, and how their slices are copied.
+
+Importance of a channel is the L2 norm of everything that makes or reads it, after batch norm is folded into the convolutions
+(the group norm of DepGraph, arXiv 2301.12900): raw convolution weights before a batch norm have no scale of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from foundry_ray.config import ModelConfig, parse_params
+from foundry_ray.errors import ConfigError, RecipeInfeasible
+from foundry_ray.models.layers import ConvNorm
+from foundry_ray.types import Scalar
+
+
+def channel_importance(made_by: Iterable[Tensor], read_by: Iterable[Tensor]) -> Tensor:
+    """L2 norm per channel over the rows of the weights that make it and the columns of those that read it."""
+    squares = [weight.flatten(1).square().mean(1) for weight in made_by]
+    squares += [weight.transpose(0, 1).flatten(1).square().mean(1) for weight in read_by]
+    return torch.stack(squares).sum(0).sqrt()
+
+
+def strongest(importance_C: Tensor, num_kept: int) -> Tensor:
+    """Sorted indices of the `num_kept` most important channels; ties go to the lower index."""
+    order = torch.argsort(importance_C, descending=True, stable=True)
+    return order[:num_kept].sort().values
+
+
+def copy_unit(source: ConvNorm, target: ConvNorm, *, rows: Tensor, columns: Tensor | None) -> None:
+    """Copy the slice (rows, columns) of a convolution and the rows of its batch norm; `columns=None` takes all."""
+    weight = source.conv.weight.detach()[rows]
+    with torch.no_grad():
+        target.conv.weight.copy_(weight if columns is None else weight[:, columns])
+        for old, new in zip(source.norm_vectors(), target.norm_vectors(), strict=True):
+            new.copy_(old.detach()[rows])
+
+
+def copy_linear(source: nn.Linear, target: nn.Linear, *, columns: Tensor) -> None:
+    """Copy some input columns of the classifier, and its bias."""
+    with torch.no_grad():
+        target.weight.copy_(source.weight.detach()[:, columns])
+        target.bias.copy_(source.bias.detach())
+
+
+def size_of(params: Mapping[str, Scalar], *, family: str) -> ModelConfig:
+    """Width and depth as a checked value. Raises OutOfRange or UnknownKey."""
+    return parse_params(ModelConfig, {**params, "family": family}, where=f"model family {family}")
+
+
+def target_size(params: Mapping[str, Scalar], *, family: str) -> ModelConfig:
+    """As `size_of`, for a recipe's shrink step. Raises RecipeInfeasible."""
+    try:
+        return size_of(params, family=family)
+    except ConfigError as error:
+        raise infeasible(error.message) from error
+
+
+def infeasible(reason: str) -> RecipeInfeasible:
+    """The error of a student that cannot inherit from its teacher."""
+    hint = "choose `shrink.width` and `shrink.depth` at or below the teacher's."
+    return RecipeInfeasible(f"shrink cannot be carried out: {reason}", hint=hint, reason=reason)
