@@ -189,6 +189,9 @@ class ServeConfig(Section):
     slo: SloConfig = Field(SloConfig(), description="What is promised.", json_schema_extra=_EXECUTION)
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; the next free one is taken where it is busy.", json_schema_extra=_EXECUTION)
     num_replicas: int = Field(1, ge=1, le=4096, description="Replicas.", json_schema_extra=_EXECUTION)
+    cpus_per_replica: float = Field(
+        0.0, ge=0, le=256, description="CPUs that a replica reserves; 0: a deployment never blocks the next run.", json_schema_extra=_EXECUTION
+    )
     max_ongoing_requests: int = Field(100, ge=1, description="Requests in flight per replica.", json_schema_extra=_EXECUTION)
     batch_size: int = Field(32, ge=1, le=4096, description="Most queued requests that one forward pass takes.", json_schema_extra=_EXECUTION)
     num_requests: int = Field(20, ge=0, le=100_000, description="Test images that `foundry run` sends after deploying.", json_schema_extra=_EXECUTION)
@@ -225,9 +228,11 @@ class Settings(Section):
     """What the environment says."""
 
     home: Path = Field(Path(".foundry"), description="FOUNDRY_HOME: local state, daemons, fetched data sets.")
+    store: str = Field("embedded", description="FOUNDRY_STORE: the store of commands that name none.")
     ray_address: str | None = Field(None, description="RAY_ADDRESS inside a Ray job.")
     is_inside_job: bool = Field(False, description="Whether this process was started by `foundry submit`.")
     token_path: Path | None = Field(None, description="FOUNDRY_TOKEN_PATH: the file with the token of a remote cluster.")
+    store_retry_s: float = Field(90.0, ge=0, le=86_400, description="FOUNDRY_STORE_RETRY_S: seconds for which an operation on a silent store is repeated.")
 
 
 def settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -236,10 +241,23 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
     token = env.get("FOUNDRY_TOKEN_PATH")
     return Settings(
         home=Path(env.get("FOUNDRY_HOME", ".foundry")).absolute(),
+        store=env.get("FOUNDRY_STORE", "embedded"),
         ray_address=env.get("RAY_ADDRESS"),
         is_inside_job="FOUNDRY_JOB" in env,
         token_path=Path(token) if token else None,
+        store_retry_s=_seconds(env, "FOUNDRY_STORE_RETRY_S", 90.0),
     )
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86_400:
+        raise OutOfRange(f"{name} is {text!r}, wanted seconds from 0 to 86400.", hint=f"`unset {name}` uses {default:g}.", key=name, value=text)
+    return value
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), *, scale: Scale | None = None) -> PipelineConfig:
