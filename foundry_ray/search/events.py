@@ -1,0 +1,90 @@
+"""What can happen to a trial, as one frozen record; the journal is a list of these and nothing else.
+
+| kind | written | says |
+|---|---|---|
+| open | by a driver before anything else | this driver owns the journal from here on |
+| ask | before the trial starts | a new trial with these parameters runs to the first rung |
+| start | before the job starts | a waiting trial goes on to the next rung |
+| prepared | once per trial | its cost, bytes and latency, and the hash of what it really is |
+| rung | at a rung | its metrics, its learning curve since the last one, its checkpoint |
+| duplicate | instead of training | it is the same as an earlier trial, whose values answer for it |
+| infeasible | instead of training | it breaks a hard constraint, or the recipe cannot be carried out |
+| died | when its process is lost | it is tried again within the budget |
+| failed | at its end | it cannot be continued |
+| epoch | never | progress on the way to a rung |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal, cast
+
+from foundry_ray.types import Json, Scalar, from_json, to_json
+
+Kind = Literal["open", "ask", "start", "prepared", "rung", "duplicate", "infeasible", "died", "failed", "epoch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened. Fields that a kind does not use keep their defaults and are not stored.
+
+    Attributes:
+        rung: Index of the rung that is aimed at (ask, start) or was reached (rung).
+        attrs: What the sampler wants to remember of its proposal.
+        effective: Hash of the model as it really is, with the hyperparameters.
+        excess: By how much the constraints are broken, summed over them, each as a share of its limit.
+        of: The earlier trial that this one repeats.
+        driver: Who wrote it (open).
+    """
+
+    kind: Kind
+    number: int = -1
+    rung: int = 0
+    epoch: int = 0
+    seed: int = 0
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+    attrs: Mapping[str, Scalar] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
+    checkpoint: str | None = None
+    effective: str = ""
+    excess: float = 0.0
+    of: int = -1
+    error: str = ""
+    duration_s: float = 0.0
+    driver: str = ""
+
+    def to_json(self) -> dict[str, Json]:
+        """Only what differs from the defaults."""
+        whole = cast(dict[str, Json], to_json(self))
+        return {name: value for name, value in whole.items() if value != _DEFAULTS[name]}
+
+
+def event_from_json(document: Json, *, what: str) -> Event:
+    """Rebuild an event. Raises ArtifactCorrupt."""
+    return from_json(Event, document, what=what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A stretch of one trial, from a checkpoint to a rung: what an executor runs.
+
+    Attributes:
+        rung: Index of the rung at its end.
+        from_epoch: Epochs that are done, in `checkpoint`.
+        to_epoch: Epochs at the rung.
+        known: What is measured already, so that it is not measured again; empty for a trial that was never prepared.
+    """
+
+    number: int
+    params: Mapping[str, Scalar]
+    seed: int
+    rung: int
+    from_epoch: int
+    to_epoch: int
+    checkpoint: str | None = None
+    known: Mapping[str, float] = field(default_factory=dict)
+
+
+_DEFAULTS: dict[str, Json] = {one.name: cast(dict[str, Json], to_json(Event(kind="open")))[one.name] for one in fields(Event)} | {"kind": None}

@@ -1,0 +1,242 @@
+"""Search spaces: the YAML grammar of `search_spaces/` (its README is the grammar) made into a checked `SearchSpace`.
+
+Decides what a space may say and whether it can be sampled. Leaves proposing values to `sampler`, and what a parameter does to
+`compression.recipes`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, cast
+
+from foundry_ray import assets
+from foundry_ray.config import ObjectiveConfig, read_yaml, validate
+from foundry_ray.errors import SearchSpaceError, UnknownKey
+from foundry_ray.search import constraints as limits
+from foundry_ray.types import Objective, Param, Scalar, SearchSpace
+
+if TYPE_CHECKING:
+    from foundry_ray.config import SearchConfig
+
+_SECTIONS = ("params", "objectives", "constraints")
+_RANGES = ("float", "int")
+_KINDS = (*_RANGES, "choice")
+_PARAM_KEYS = (*_KINDS, "log", "step", "when")
+
+
+def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
+    """Read a space by the name of a shipped file or by path. What the pipeline says of objectives and constraints wins.
+
+    Raises:
+        UnknownKey: A key that the grammar has not, or a metric that no trial reports; the nearest one is named.
+        SearchSpaceError: A space that cannot be sampled.
+        ConfigError: There is no such file, or it is not YAML.
+    """
+    path = assets.find("search_spaces", name_or_path, key="search.space")
+    document = read_yaml(path)
+    where = path.name
+    _check_keys(document, _SECTIONS, where=where)
+    space = SearchSpace(
+        params=_params(document.get("params"), where=where),
+        objectives=_objectives(document.get("objectives"), config, where=where),
+        constraints=_constraints(document.get("constraints"), config, where=where),
+    )
+    check_recipes(space, where=where)
+    return space
+
+
+def check_recipes(space: SearchSpace, *, where: str) -> None:
+    """Make the recipes of both ends of the space, so that a parameter that nothing understands is an error before anything starts."""
+    from foundry_ray.compression import recipes
+
+    for pick in (0, -1):
+        recipes.recipe_from_params(_corner(space, pick, where=where))
+
+
+def _corner(space: SearchSpace, pick: int, *, where: str) -> dict[str, Scalar]:
+    chosen: dict[str, Scalar] = {}
+    for param in in_order(space.params, where=where):
+        if is_active(param, chosen):
+            chosen[param.name] = ends(param)[pick]
+    return chosen
+
+
+def ends(param: Param) -> tuple[Scalar, ...]:
+    """The lowest and the highest value of a range, or all choices."""
+    if param.kind == "categorical":
+        return param.choices
+    assert param.low is not None
+    assert param.high is not None
+    cast_to = int if param.kind == "int" else float
+    return (cast_to(param.low), cast_to(param.high))
+
+
+def is_active(param: Param, chosen: Mapping[str, Scalar]) -> bool:
+    """Whether `param` exists beside these values: each of its conditions names a parameter that exists and has one of the values."""
+    return all(name in chosen and chosen[name] in values for name, values in param.when.items())
+
+
+def in_order(params: Sequence[Param], *, where: str = "search space") -> tuple[Param, ...]:
+    """The parameters so that each comes after those that its `when` names.
+
+    Raises:
+        SearchSpaceError: The conditions go in a circle.
+    """
+    ordered: list[Param] = []
+    left = list(params)
+    while left:
+        known = {param.name for param in ordered}
+        ready = [param for param in left if set(param.when) <= known]
+        if not ready:
+            names = ", ".join(param.name for param in left)
+            raise SearchSpaceError(
+                f"{where}: the `when` of {names} go in a circle.", hint="let one of them stand without `when`.", param=left[0].name
+            )
+        ordered += ready
+        left = [param for param in left if param not in ready]
+    return tuple(ordered)
+
+
+def _params(section: object, *, where: str) -> tuple[Param, ...]:
+    if not isinstance(section, dict) or not section:
+        raise SearchSpaceError(
+            f"{where}: params is {section!r}, wanted at least one parameter.", hint="write `params: {lr: {float: [0.001, 0.01], log: true}}`."
+        )
+    params = tuple(_param(str(name), body, where=where) for name, body in section.items())
+    by_name = {param.name: param for param in params}
+    for param in params:
+        _check_when(param, by_name, where=where)
+    in_order(params, where=where)
+    return params
+
+
+def _param(name: str, body: object, *, where: str) -> Param:
+    place = f"{where}: params.{name}"
+    if not isinstance(body, dict):
+        raise SearchSpaceError(f"{place} is {body!r}, wanted a kind with its range.", hint=f"write `{name}: {{float: [low, high]}}`.", param=name)
+    _check_keys(body, _PARAM_KEYS, where=place)
+    kinds = [kind for kind in _KINDS if kind in body]
+    if len(kinds) != 1:
+        raise SearchSpaceError(
+            f"{place} has {' and '.join(kinds) or 'no kind'}, wanted exactly one of {', '.join(_KINDS)}.", hint="keep one of them.", param=name
+        )
+    when = _when(body.get("when", {}), place, name)
+    if kinds[0] == "choice":
+        return _choice(name, body, when, place)
+    return _range(name, cast(Literal["float", "int"], kinds[0]), body, when, place)
+
+
+def _choice(name: str, body: Mapping[str, object], when: Mapping[str, tuple[Scalar, ...]], place: str) -> Param:
+    extra = [key for key in ("log", "step") if key in body]
+    if extra:
+        raise SearchSpaceError(
+            f"{place} has {extra[0]}, which a choice cannot have.", hint=f"remove `{extra[0]}`, or make it a float or an int.", param=name
+        )
+    choices = _scalars(body["choice"], place, name)
+    if len(set(map(repr, choices))) != len(choices):
+        raise SearchSpaceError(f"{place} has the same choice twice: {list(choices)}.", hint="name each once.", param=name)
+    return Param(name=name, kind="categorical", choices=choices, when=when)
+
+
+def _range(name: str, kind: Literal["float", "int"], body: Mapping[str, object], when: Mapping[str, tuple[Scalar, ...]], place: str) -> Param:
+    low, high = _bounds(body[kind], kind, place, name)
+    log, step = body.get("log", False), body.get("step")
+    if not isinstance(log, bool):
+        raise SearchSpaceError(f"{place}.log is {log!r}, wanted true or false.", hint="`log: true` samples the exponent evenly.", param=name)
+    if log and low <= 0:
+        raise SearchSpaceError(
+            f"{place} is logarithmic from {low:g}, but must begin above 0.", hint="raise the low end, or remove `log: true`.", param=name
+        )
+    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float)) or step <= 0 or (kind == "int" and step != int(step))):
+        raise SearchSpaceError(
+            f"{place}.step is {step!r}, wanted {'a whole number' if kind == 'int' else 'a number'} above 0.", hint="remove it.", param=name
+        )
+    if log and step is not None:
+        raise SearchSpaceError(f"{place} has log and step, wanted at most one of them.", hint="remove `step`.", param=name)
+    return Param(name=name, kind=kind, low=low, high=high, log=log, step=None if step is None else float(step), when=when)
+
+
+def _bounds(bounds: object, kind: str, place: str, name: str) -> tuple[float, float]:
+    is_pair = isinstance(bounds, list) and len(bounds) == 2
+    numbers = (
+        bounds if is_pair and all(isinstance(one, (int, float)) and not isinstance(one, bool) and math.isfinite(one) for one in bounds) else None
+    )
+    if numbers is None or (kind == "int" and any(one != int(one) for one in numbers)):
+        wanted = "[low, high] of whole numbers" if kind == "int" else "[low, high] of finite numbers"
+        hint = f"write `{name}: {{{kind}: [1, 8]}}`; YAML reads 1e-3 as text, 1.0e-3 as a number."
+        raise SearchSpaceError(f"{place}.{kind} is {bounds!r}, wanted {wanted}.", hint=hint, param=name)
+    low, high = numbers
+    if low > high:
+        raise SearchSpaceError(f"{place} goes from {low:g} down to {high:g}, wanted low <= high.", hint="swap the two.", param=name)
+    return low, high
+
+
+def _when(section: object, place: str, name: str) -> dict[str, tuple[Scalar, ...]]:
+    if not isinstance(section, dict):
+        raise SearchSpaceError(
+            f"{place}.when is {section!r}, wanted a mapping of parameter to values.", hint="write `when: {other: [value]}`.", param=name
+        )
+    return {str(other): _scalars(values, f"{place}.when.{other}", name) for other, values in section.items()}
+
+
+def _scalars(values: object, place: str, name: str) -> tuple[Scalar, ...]:
+    if not isinstance(values, list) or not values or not all(isinstance(one, (bool, int, float, str)) for one in values):
+        raise SearchSpaceError(f"{place} is {values!r}, wanted a list of values.", hint="write `[8, 32]`.", param=name)
+    return tuple(values)
+
+
+def _check_when(param: Param, by_name: Mapping[str, Param], *, where: str) -> None:
+    for other, values in param.when.items():
+        if other not in by_name:
+            near = difflib.get_close_matches(other, by_name, n=1, cutoff=0.3)
+            hint = f"did you mean `{near[0]}`?" if near else f"parameters here: {', '.join(by_name)}."
+            raise SearchSpaceError(
+                f"{where}: params.{param.name}.when names {other}, which is no parameter of this space.", hint=hint, param=param.name
+            )
+        never = [value for value in values if not _can_be(by_name[other], value)]
+        if never:
+            hint = f"{other} can be {list(ends(by_name[other]))}."
+            raise SearchSpaceError(
+                f"{where}: params.{param.name}.when wants {other} to be {never[0]!r}, which it never is.", hint=hint, param=param.name
+            )
+
+
+def _can_be(param: Param, value: Scalar) -> bool:
+    if param.kind == "categorical":
+        return value in param.choices
+    assert param.low is not None
+    assert param.high is not None
+    return isinstance(value, (int, float)) and param.low <= value <= param.high
+
+
+def _objectives(section: object, config: SearchConfig, *, where: str) -> tuple[Objective, ...]:
+    wanted: Sequence[ObjectiveConfig] = config.objectives
+    if section is not None and "objectives" not in config.model_fields_set:
+        if not isinstance(section, list) or not section:
+            raise SearchSpaceError(f"{where}: objectives is {section!r}, wanted a list.", hint="write `objectives: [{metric: accuracy, mode: max}]`.")
+        wanted = [validate(ObjectiveConfig, one, where=f"{where}: objectives") for one in section]
+    for one in wanted:
+        limits.check_metric(one.metric, where=where)
+    if len({one.metric for one in wanted}) != len(wanted):
+        raise SearchSpaceError(f"{where}: an objective is named twice: {[one.metric for one in wanted]}.", hint="name each metric once.")
+    return tuple(Objective(metric=one.metric, mode=one.mode, threshold=one.threshold) for one in wanted)
+
+
+def _constraints(section: object, config: SearchConfig, *, where: str) -> tuple[str, ...]:
+    texts: Sequence[object] = config.constraints
+    if section is not None and "constraints" not in config.model_fields_set:
+        if not isinstance(section, list):
+            raise SearchSpaceError(f"{where}: constraints is {section!r}, wanted a list.", hint='write `constraints: ["num_params <= 80000"]`.')
+        texts = section
+    return tuple(str(limits.parse(str(text), where=where)) for text in texts)
+
+
+def _check_keys(section: Mapping[str, object], valid: Sequence[str], *, where: str) -> None:
+    for key in section:
+        if key not in valid:
+            near = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.3)
+            hint = f"did you mean `{near[0]}`?" if near else f"valid keys here: {', '.join(valid)}."
+            nearest = near[0] if near else None
+            raise UnknownKey(f"{where}: {key} is no key here; there are {', '.join(valid)}.", hint=hint, key=str(key), nearest=nearest)
