@@ -91,7 +91,9 @@ class TeacherConfig(Section):
     model: ModelConfig = Field(ModelConfig(), description="Its architecture.")
     train: TrainConfig = Field(TrainConfig(), description="How it is trained.")
     workers: int = Field(2, ge=1, le=4096, description="Ray Train workers; the global batch stays the same.", json_schema_extra=_EXECUTION)
-    use_gpu: Literal["auto", True, False] = Field("auto", description="auto: one GPU per worker where there are enough.", json_schema_extra=_EXECUTION)
+    use_gpu: Literal["auto", True, False] = Field(
+        "auto", description="auto: one GPU per worker where there are enough.", json_schema_extra=_EXECUTION
+    )
     deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="DeepSpeed settings.")
     max_failures: int = Field(3, ge=0, le=100, description="Worker deaths that a run survives.", json_schema_extra=_EXECUTION)
 
@@ -151,7 +153,9 @@ class SearchConfig(Section):
     budget: BudgetConfig = Field(BudgetConfig(), description="What it may cost.")
     choose: str = Field("fastest within 1.0 point of the teacher", description="The policy that picks the winner, on val.")
     latency: LatencyConfig = Field(LatencyConfig(), description="How latency is measured.")
-    max_trial_failures: int = Field(2, ge=0, le=100, description="Deaths of one trial's process before it counts as failed.", json_schema_extra=_EXECUTION)
+    max_trial_failures: int = Field(
+        2, ge=0, le=100, description="Deaths of one trial's process before it counts as failed.", json_schema_extra=_EXECUTION
+    )
 
 
 class StudentConfig(Section):
@@ -210,7 +214,9 @@ class PipelineConfig(Section):
     """A whole pipeline."""
 
     name: Annotated[str, Field(pattern=_NAME)] = Field(description="Name of the pipeline and of the registered model.")
-    scale: Scale = Field("small", description="smoke: a check in a minute; small: as written; full: 2x epochs, 3x trials.", json_schema_extra=_EXECUTION)
+    scale: Scale = Field(
+        "small", description="smoke: a check in a minute; small: as written; full: 2x epochs, 3x trials.", json_schema_extra=_EXECUTION
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Every other seed derives from this one.")
     store: str = Field("embedded", description="embedded, file:///path or s3://bucket/prefix.", json_schema_extra=_EXECUTION)
     cluster: str = Field("local", description="local, a file of cluster/, or an address.", json_schema_extra=_EXECUTION)
@@ -232,7 +238,9 @@ class Settings(Section):
     ray_address: str | None = Field(None, description="RAY_ADDRESS inside a Ray job.")
     is_inside_job: bool = Field(False, description="Whether this process was started by `foundry submit`.")
     token_path: Path | None = Field(None, description="FOUNDRY_TOKEN_PATH: the file with the token of a remote cluster.")
-    store_retry_s: float = Field(90.0, ge=0, le=86_400, description="FOUNDRY_STORE_RETRY_S: seconds for which an operation on a silent store is repeated.")
+    store_retry_s: float = Field(
+        90.0, ge=0, le=86_400, description="FOUNDRY_STORE_RETRY_S: seconds for which an operation on a silent store is repeated."
+    )
 
 
 def settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -287,7 +295,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.", hint="check the indentation and the brackets there.") from error
+        raise ConfigError(
+            f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.", hint="check the indentation and the brackets there."
+        ) from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds a {type(document).__name__}, wanted a mapping of sections.", hint="`foundry schema` prints what is allowed.")
     return document
