@@ -33,4 +33,7 @@ def find(kind: str, name: str, *, key: str) -> Path:
     if shipped.is_file() and "/" not in name:
         return shipped
     names = ", ".join(sorted(path.stem for path in (root() / kind).glob("*.yaml"))) or "none"
-    raise ConfigError(f"{key} is {name!r}, which is neither a file nor one of the shipped {kind}: {names}.", hint=f"name one of these, or a path such as ./{kind}.yaml.")
+    raise ConfigError(
+        f"{key} is {name!r}, which is neither a file nor one of the shipped {kind}: {names}.",
+        hint=f"name one of these, or a path such as ./{kind}.yaml.",
+    )

@@ -268,7 +268,7 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), *, scale: Scale | None = None) -> PipelineConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, scale: str | None = None) -> PipelineConfig:
     """Read a pipeline file, apply `key=value` overrides, check everything, and resolve `scale`.
 
     Raises:

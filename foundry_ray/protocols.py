@@ -142,6 +142,16 @@ class Engine(Protocol):
     rank: int
     world_size: int
 
+    @property
+    def grad_norm(self) -> float:
+        """Norm of the last step's gradient over all ranks, before clipping."""
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Logits (B, C) in fp32 of float images, for training."""
+
+    def snapshot(self) -> nn.Module:
+        """A plain copy of the model with the weights as they are now; a collective where they are sharded."""
+
     def step(self, loss: Tensor) -> None:
         """Backward pass and, at an accumulation border, one optimizer step."""
 

@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias, TypeVar
 from foundry_ray.errors import ArtifactCorrupt
 
 FORMAT_VERSION = 1
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Scalar: TypeAlias = "bool | int | float | str"
 Mode = Literal["max", "min"]
 T = TypeVar("T")
@@ -348,6 +348,37 @@ class RunRecord:
 
     def stage(self, name: str) -> StageRecord | None:
         return next((stage for stage in self.stages if stage.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """What a run would do with a stage. `key` is empty where it hangs on the output of a stage that has not run."""
+
+    name: str
+    action: Literal["reused", "resumed", "run", "skipped"]
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A checked configuration with everything resolved, and its stages."""
+
+    pipeline: str
+    config: Json
+    stages: tuple[PlannedStage, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that `foundry doctor` looked at; `fix` is the command that mends it."""
+
+    name: str
+    is_ok: bool
+    detail: str
+    fix: str = ""
+    is_optional: bool = False
 
 
 def canonical_bytes(value: Json) -> bytes:

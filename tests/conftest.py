@@ -52,12 +52,19 @@ def settings(tmp_path: Path) -> Settings:
 def ray_session() -> Iterator[object]:
     """One Ray session for all integration tests of a process."""
     import ray
-
     from foundry_ray.runtime.env import worker_env
 
     with tempfile.TemporaryDirectory(prefix="fr", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         for name, value in {**worker_env(), "RAY_AUTH_MODE": "disabled"}.items():
             patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=True, dashboard_port=0, log_to_driver=False, object_store_memory=200 << 20, _temp_dir=folder)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=True,
+            dashboard_port=0,
+            log_to_driver=False,
+            object_store_memory=200 << 20,
+            _temp_dir=folder,
+        )
         yield ray
         ray.shutdown()

@@ -85,7 +85,11 @@ class Lease:
     def check(self) -> None:
         """Raises Conflict if the lease was lost: the work must not be committed."""
         if self._lost.is_set():
-            raise Conflict(f"Another run took over the work on {self._key} while this one was silent.", hint="let it finish, then run again: it will be reused.", key=self._key)
+            raise Conflict(
+                f"Another run took over the work on {self._key} while this one was silent.",
+                hint="let it finish, then run again: it will be reused.",
+                key=self._key,
+            )
 
     def release(self) -> None:
         """Let the next one in."""
@@ -148,7 +152,9 @@ def _acquire(
             reporter.warn(f"run {blocker.run_id} is working on the same stage; waiting for its result.")
             is_announced = True
         if clock.monotonic_s() > deadline_s:
-            raise Conflict(f"Run {blocker.run_id} still works on {key} after {wait_s:g} s.", hint="raise `limits.lease_wait_s`, or end that run.", key=key)
+            raise Conflict(
+                f"Run {blocker.run_id} still works on {key} after {wait_s:g} s.", hint="raise `limits.lease_wait_s`, or end that run.", key=key
+            )
         clock.sleep(min(0.5, ttl_s / _BEATS_PER_TTL))
     return None
 

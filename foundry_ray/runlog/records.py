@@ -31,7 +31,9 @@ def load_run(store: ArtifactStore, run_id: str) -> RunRecord:
         document = get_json(store, key)
     except ArtifactNotFound as error:
         recent = ", ".join(list(list_runs(store))[-3:]) or "none yet"
-        raise ArtifactNotFound(f"There is no run {run_id!r} in {store.uri}; the latest are: {recent}.", hint="`foundry runs list` shows all.", key=key) from error
+        raise ArtifactNotFound(
+            f"There is no run {run_id!r} in {store.uri}; the latest are: {recent}.", hint="`foundry runs list` shows all.", key=key
+        ) from error
     assert isinstance(document, dict)
     return from_json(RunRecord, document.get("record"), what=key)
 

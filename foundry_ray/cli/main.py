@@ -1,0 +1,42 @@
+"""Assembles the commands, and is the console script."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from foundry_ray.cli import clusters, endpoints, models, pipelines, runs, stores
+from foundry_ray.cli.output import run_app
+
+app = typer.Typer(
+    name="foundry",
+    help="Train a large teacher, search hyperparameters and compression together, serve the small fast student. On Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from foundry_ray import __version__
+
+        typer.echo(f"foundry_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Train a large teacher, search hyperparameters and compression together, serve the small fast student. On Ray."""
+
+
+for part in (pipelines, runs, models, endpoints, clusters, stores):
+    part.add_to(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run_app(app))

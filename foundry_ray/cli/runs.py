@@ -1,0 +1,86 @@
+"""Commands on what runs left behind: runs, report, trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, open_context, text
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or `latest`.")]
+
+
+def runs_list(store: StoreOption = None, json_output: JsonOption = False) -> None:
+    """List the runs in the store, latest last."""
+    from foundry_ray.reporting.lists import runs_table
+    from foundry_ray.runlog import list_runs, load_run
+
+    with open_context(store) as context:
+        records = sorted((load_run(context.store, run_id) for run_id in list_runs(context.store)), key=lambda record: record.started_at)
+    emit(records, lambda: runs_table(records))
+
+
+def runs_show(run: RunArgument, store: StoreOption = None, json_output: JsonOption = False) -> None:
+    """Show a run: its stages, and the comparison it ended in."""
+    from foundry_ray.reporting.tables import run_summary
+    from foundry_ray.runlog import find_run
+
+    with open_context(store) as context:
+        record = find_run(context.store, run)
+    emit(record, lambda: run_summary(record))
+
+
+def runs_delete(run: RunArgument, store: StoreOption = None, json_output: JsonOption = False) -> None:
+    """Delete a run's record. Stage results stay: other runs may use them."""
+    from foundry_ray.runlog import delete_run, find_run
+
+    with open_context(store) as context:
+        record = find_run(context.store, run)
+        delete_run(context.store, record.run_id)
+    emit({"deleted": record.run_id}, text(f"Deleted the record of {record.run_id}."))
+
+
+def report(
+    run: RunArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write the page.")] = None,
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a run's report as one self-contained HTML page."""
+    from foundry_ray.reporting.page import write
+    from foundry_ray.runlog import find_run
+
+    with open_context(store) as context:
+        record = find_run(context.store, run)
+        path = write(context.store, record, output or Path(f"{record.run_id}.html"))
+    emit({"run_id": record.run_id, "path": str(path)}, text(f"Wrote {path}"))
+
+
+def trials(
+    run: RunArgument,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Only the Pareto front.")] = False,
+    sort: Annotated[str | None, typer.Option("--sort", metavar="KEY", help="A metric, a parameter, or `number`.")] = None,
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """List the trials of a run's study."""
+    from foundry_ray.reporting.leaderboard import leaderboard
+    from foundry_ray.reporting.tables import trials_table
+    from foundry_ray.runlog import find_run
+
+    with open_context(store) as context:
+        study, chosen = leaderboard(find_run(context.store, run), only_front=pareto, sort=sort)
+    emit(chosen, lambda: trials_table(study, chosen))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    runs = typer.Typer(help="Run records.", no_args_is_help=True)
+    runs.command("list")(runs_list)
+    runs.command("show")(runs_show)
+    runs.command("delete")(runs_delete)
+    app.add_typer(runs, name="runs")
+    app.command("report")(report)
+    app.command("trials")(trials)

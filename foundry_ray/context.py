@@ -1,0 +1,120 @@
+"""What every command needs and opens at most once: the settings, the clock, the reporter, the store, the Ray session.
+
+Local services (the embedded store, the local Ray head) are started when first touched. The last command that leaves stops those
+that nobody asked to keep: commands hold a shared lock while they run, and whoever gets it alone on leaving is the last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
+
+from foundry_ray.config import LimitsConfig, Settings
+from foundry_ray.protocols import ArtifactStore, Clock
+
+if TYPE_CHECKING:
+    from foundry_ray.observability import ConsoleReporter
+    from foundry_ray.runtime.session import Session
+
+
+class Context:
+    """The surroundings of one command. Use it as a context manager.
+
+    Args:
+        store_uri: `embedded`, `file:///path` or `s3://bucket/prefix`.
+        cluster: `local`, a file of cluster/, or an address.
+        is_kept: Leave local services running when the command ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock,
+        reporter: ConsoleReporter,
+        store_uri: str = "embedded",
+        cluster: str = "local",
+        limits: LimitsConfig | None = None,
+        is_kept: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.reporter = reporter
+        self.store_uri = store_uri
+        self.cluster = cluster
+        self.limits = limits or LimitsConfig()
+        self._is_kept = is_kept
+        self._lock: IO[str] | None = None
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The artifact store, opened on first use. Raises StoreUnavailable or StoreDenied."""
+        from foundry_ray.artifacts import open_store
+
+        return open_store(self.store_uri, settings=self.settings)
+
+    @cached_property
+    def session(self) -> Session:
+        """The Ray session, connected on first use. Raises ClusterUnreachable or ClusterDenied."""
+        from foundry_ray.runtime.session import connect
+
+        return connect(self.cluster, settings=self.settings, limits=self.limits, reporter=self.reporter)
+
+    def keep(self) -> None:
+        """Leave local services up after this command, and after later ones, until they are stopped by name."""
+        keep_services(self.settings)
+
+    def __enter__(self) -> Self:
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.settings.home / "in-use.lock").open("a")
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        if self._is_kept:
+            keep_services(self.settings)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if "session" in self.__dict__:
+            self.session.close()
+        if self._is_last() and not _keep_mark(self.settings).exists():
+            stop_services(self.settings)
+        if self._lock is not None:
+            self._lock.close()
+
+    def _is_last(self) -> bool:
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def _keep_mark(settings: Settings) -> Path:
+    return settings.home / "keep"
+
+
+def keep_services(settings: Settings) -> None:
+    """Leave local services up after commands end, until they are stopped by name."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    _keep_mark(settings).touch()
+
+
+def stop_services(settings: Settings, *, head: bool = True, store: bool = True) -> Mapping[str, bool]:
+    """Stop the local Ray head and the embedded store where they run; returns which ones did."""
+    from foundry_ray.artifacts import embedded
+    from foundry_ray.runtime import local_head
+
+    stopped = {"head": False, "store": False}
+    if head and local_head.status(settings) is not None:
+        local_head.down(settings)
+        stopped["head"] = True
+    if store and embedded.status(settings) is not None:
+        embedded.stop(settings)
+        stopped["store"] = True
+    if all(stopped.values()) or (not head or not store):
+        _keep_mark(settings).unlink(missing_ok=True)
+    return stopped

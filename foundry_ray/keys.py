@@ -1,0 +1,82 @@
+"""What each stage's key is made of. Raise a stage's version here when it makes something else of the same inputs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from foundry_ray.config import PipelineConfig, Settings, semantic
+from foundry_ray.runlog import plugin_source_sha256, stage_key
+from foundry_ray.types import DatasetRef, EvaluationReport, Json, ModelArtifact, StudyResult, canonical_sha256, to_json
+
+_VERSIONS = {"data": 1, "teacher": 1, "study": 1, "search": 1, "student": 1, "evaluation": 1, "registry": 1}
+
+
+def data(config: PipelineConfig, settings: Settings) -> str:
+    """Key of the prepared data set. Raises DataError where the source is absent."""
+    from foundry_ray.data import source_sha256
+
+    fields: dict[str, Json] = {**semantic(config.data), "task": config.task, "seed": config.seed}
+    fields.pop("augment")
+    return _key("data", fields, {"source": source_sha256(config.data, settings)})
+
+
+def teacher(config: PipelineConfig, dataset: DatasetRef) -> str:
+    """Key of the teacher."""
+    fields: dict[str, Json] = {**semantic(config.teacher), **_learning(config)}
+    return _key(
+        "teacher",
+        fields,
+        {"dataset": dataset.fingerprint, "family": _plugin("models", config.teacher.model.family), "task": _plugin("tasks", config.task)},
+    )
+
+
+def study(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifact) -> tuple[str, str]:
+    """Key of the study (its journal), and of its result. A larger budget or another policy continues the same study."""
+    from foundry_ray.search.space import load_space
+
+    search = semantic(config.search)
+    choose = search.pop("choose")
+    search.pop("budget")
+    search["space"] = to_json(load_space(config.search.space, config.search))
+    fields: dict[str, Json] = {"search": search, "student": semantic(config.student), **_learning(config)}
+    identity = _key("study", fields, {"dataset": dataset.fingerprint, "teacher": teacher.artifact.sha256})
+    budget = to_json(config.search.budget.model_dump())
+    return identity, _key("search", {"choose": choose, "budget": budget}, {"study": identity})
+
+
+def student(config: PipelineConfig, study: StudyResult) -> str:
+    """Key of the student: the chosen trial, whatever the budget of the study that found it."""
+    trial = study.chosen_trial
+    fields: dict[str, Json] = {"number": trial.number, "params": to_json(trial.params), "recipe": to_json(trial.recipe)}
+    return _key("student", fields, {"study": study.study_key})
+
+
+def evaluation(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifact, student: ModelArtifact) -> str:
+    """Key of the report."""
+    fields: dict[str, Json] = {"gates": semantic(config.gates), "latency": semantic(config.search.latency), "task": config.task}
+    return _key("evaluation", fields, {"dataset": dataset.fingerprint, "teacher": teacher.artifact.sha256, "student": student.artifact.sha256})
+
+
+def registry(config: PipelineConfig, student: ModelArtifact, report_key: str) -> str:
+    """Key of the registration."""
+    return _key("registry", {"name": config.name}, {"student": student.artifact.sha256, "report": report_key})
+
+
+def report_hash(report: EvaluationReport) -> str:
+    """Hash of a report's content."""
+    return canonical_sha256(to_json(report))
+
+
+def _learning(config: PipelineConfig) -> dict[str, Json]:
+    return {"task": config.task, "augment": list(config.data.augment), "seed": config.seed}
+
+
+def _plugin(group: str, name: str) -> str:
+    """Source hash of a third party's plugin; foundry's own are covered by the version."""
+    for entry in importlib.metadata.entry_points(group=f"foundry_ray.{group}", name=name):
+        return plugin_source_sha256(entry.load())
+    return ""
+
+
+def _key(stage: str, fields: dict[str, Json], inputs: dict[str, str]) -> str:
+    return stage_key(stage, version=_VERSIONS[stage], fields=fields, inputs=inputs)

@@ -1,0 +1,224 @@
+"""READ FIRST: the whole product in the order in which it happens.
+
+    data -> teacher -> search -> student -> evaluation -> registry -> serving
+
+Each stage is one call that turns typed values into one typed value. `StageRunner.do` reuses what is done under the same key,
+`keys` says what a key is made of. No DAG engine: the order of the lines is the order of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundry_ray import keys
+from foundry_ray.config import PipelineConfig, ServeConfig
+from foundry_ray.context import Context
+from foundry_ray.runlog import find_run, new_run_id
+from foundry_ray.stages import StageRunner, library_versions, utc
+from foundry_ray.types import DatasetRef, Endpoint, EvaluationReport, Json, ModelArtifact, RegistryEntry, RunRecord, RunStatus, StudyResult, to_json
+
+if TYPE_CHECKING:
+    from foundry_ray.search.study import StudyContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """A configured pipeline in its surroundings. `run()` does everything; the other methods are its stages, in order."""
+
+    config: PipelineConfig
+    context: Context
+
+    def run(
+        self, *, fresh: Collection[str] = (), again: RunRecord | None = None, source: str = "", on_start: Callable[[str], None] = lambda run_id: None
+    ) -> RunRecord:
+        """Do what is not done yet, and say what came of it.
+
+        Args:
+            fresh: Stages to do again although their result exists.
+            again: The record of the run to resume; None starts a new one.
+            source: Where the configuration came from, for the record.
+            on_start: Told the run's id before the first stage.
+
+        Returns:
+            The closed record: DONE, or REJECTED where a gate said no.
+        """
+        stages = StageRunner(self.context, again or self._new_record(source), fresh=fresh)
+        on_start(stages.record.run_id)
+        try:
+            return stages.finish(RunStatus.DONE if self._story(stages) else RunStatus.REJECTED)
+        except BaseException as error:
+            stages.fail(error)
+            raise
+
+    def _story(self, stages: StageRunner) -> bool:
+        config, settings = self.config, self.context.settings
+        dataset = stages.do("data", keys.data(config, settings), self.prepare_data, DatasetRef)
+
+        teacher_key = keys.teacher(config, dataset)
+        teacher = stages.do("teacher", teacher_key, lambda: self.train_teacher(dataset, teacher_key), ModelArtifact)
+
+        study_key, result_key = keys.study(config, dataset, teacher)
+        study = stages.do("search", result_key, lambda: self.search(dataset, teacher, study_key), StudyResult, progress_key=study_key)
+
+        student_key = keys.student(config, study)
+        student = stages.do("student", student_key, lambda: self.make_student(dataset, teacher, study, student_key), ModelArtifact)
+
+        report_key = keys.evaluation(config, dataset, teacher, student)
+        report = stages.do("evaluation", report_key, lambda: self.evaluate(dataset, teacher, student), EvaluationReport)
+
+        entry_key = keys.registry(config, student, report_key)
+        entry = stages.do("registry", entry_key, lambda: self.register(student, report, report_key, stages.record.run_id), RegistryEntry)
+
+        if config.serve.enabled and report.passed:
+            stages.reconcile("serving", lambda: self.serve(entry, dataset))
+        return report.passed
+
+    def prepare_data(self) -> DatasetRef:
+        """Clean, split once, fingerprint."""
+        from foundry_ray import data
+
+        context = self.context
+        return data.prepare(
+            self.config.data, task=self.config.task, seed=self.config.seed, store=context.store, settings=context.settings, reporter=context.reporter
+        )
+
+    def train_teacher(self, dataset: DatasetRef, stage_key: str) -> ModelArtifact:
+        """Ray Train + DeepSpeed; the best epoch by val."""
+        from foundry_ray.compression.cost import cost
+        from foundry_ray.compression.export import to_onnx
+        from foundry_ray.training import trainer
+
+        context = self.context
+        return trainer.fit(
+            self.config.teacher,
+            task=self.config.task,
+            dataset=dataset,
+            augment=self.config.data.augment,
+            seed=self.config.seed,
+            stage_key=stage_key,
+            store=context.store,
+            settings=context.settings,
+            reporter=context.reporter,
+            session=context.session,
+            export=lambda model: to_onnx(model, dataset.schema),
+            cost=lambda model: cost(model, dataset.schema),
+        )
+
+    def _study_context(self, dataset: DatasetRef, teacher: ModelArtifact) -> StudyContext:
+        from foundry_ray.search.study import StudyContext
+
+        return StudyContext(
+            search=self.config.search,
+            student=self.config.student,
+            task=self.config.task,
+            augment=self.config.data.augment,
+            seed=self.config.seed,
+            dataset=dataset,
+            teacher=teacher,
+            store=self.context.store,
+            settings=self.context.settings,
+        )
+
+    def search(self, dataset: DatasetRef, teacher: ModelArtifact, study_key: str) -> StudyResult:
+        """Propose, measure, train, stop at rungs; choose on val."""
+        from foundry_ray.search.study import run_study
+
+        context = self.context
+        return run_study(
+            self._study_context(dataset, teacher), study_key=study_key, clock=context.clock, reporter=context.reporter, session=context.session
+        )
+
+    def make_student(self, dataset: DatasetRef, teacher: ModelArtifact, study: StudyResult, stage_key: str) -> ModelArtifact:
+        """Continue the chosen trial to its full budget, then quantize, export and prove parity."""
+        from foundry_ray.student import make_student
+
+        context = self.context
+        return context.session.call(
+            make_student,
+            self._study_context(dataset, teacher),
+            study.chosen_trial,
+            stage_key=stage_key,
+            clock=context.clock,
+            num_cpus=1,
+            reporter=context.reporter,
+        )
+
+    def evaluate(self, dataset: DatasetRef, teacher: ModelArtifact, student: ModelArtifact) -> EvaluationReport:
+        """Teacher against student on test, which is opened here with the frozen student's hash."""
+        from foundry_ray import evaluation
+
+        context = self.context
+        return evaluation.evaluate(
+            teacher,
+            student,
+            dataset=dataset,
+            gates=self.config.gates,
+            latency=self.config.search.latency,
+            task=self.config.task,
+            store=context.store,
+            settings=context.settings,
+            clock=context.clock,
+            reporter=context.reporter,
+        )
+
+    def register(self, student: ModelArtifact, report: EvaluationReport, report_key: str, run_id: str) -> RegistryEntry:
+        """Always stored; `champion` moves only to a version that passed."""
+        from foundry_ray import registry
+
+        return registry.register(
+            self.context.store,
+            name=self.config.name,
+            model=student,
+            report_key=f"stages/evaluation/{report_key}.json",
+            passed=report.passed,
+            run_id=run_id,
+            clock=self.context.clock,
+        )
+
+    def serve(self, entry: RegistryEntry, dataset: DatasetRef) -> Endpoint:
+        """Deploy, and ask the endpoint about real test images."""
+        from foundry_ray.endpoints import ask, deploy_entry
+
+        endpoint = deploy_entry(entry, self.config.serve, context=self.context)
+        ask(endpoint, entry, dataset, num_requests=self.config.serve.num_requests, context=self.context)
+        return endpoint
+
+    def _new_record(self, source: str) -> RunRecord:
+        clock = self.context.clock
+        return RunRecord(
+            run_id=new_run_id(self.config.name, clock),
+            pipeline=self.config.name,
+            config=to_json(self.config.model_dump(mode="json")),
+            versions=library_versions(),
+            started_at=utc(clock.now_s()),
+            source=source,
+        )
+
+
+def run(config: PipelineConfig, *, context: Context, fresh: Collection[str] = (), source: str = "") -> RunRecord:
+    """Run a pipeline. See `Pipeline.run`."""
+    return Pipeline(config=config, context=context).run(fresh=fresh, source=source)
+
+
+def resume(name: str, *, context: Context) -> RunRecord:
+    """Go on with an interrupted or failed run, by its id, the beginning of it, or `latest`."""
+    record = find_run(context.store, name)
+    config = PipelineConfig.model_validate(record.config)
+    return Pipeline(config=config, context=context).run(again=record, source=record.source)
+
+
+def deploy(model: str, serve: ServeConfig, *, context: Context) -> Endpoint:
+    """Serve a registered version, `name@alias` or `name:version`. The deployment outlives the command."""
+    from foundry_ray.endpoints import deploy
+
+    return deploy(model, serve, context=context)
+
+
+def predict(model: str, source: Path, *, context: Context) -> tuple[Json, ...]:
+    """Batch inference from the store, without a server."""
+    from foundry_ray.endpoints import predict
+
+    return predict(model, source, context=context)

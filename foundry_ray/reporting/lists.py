@@ -1,0 +1,138 @@
+"""The smaller tables: what `list`, `show`, `plan`, `schema` and `doctor` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from foundry_ray.reporting import units
+from foundry_ray.reporting.tables import simple
+from foundry_ray.types import Endpoint, Finding, Json, Plan, RegistryEntry, RunRecord
+
+_ACTION_STYLE = {"reused": "cyan", "resumed": "yellow", "run": "green", "skipped": "dim"}
+
+
+def runs_table(records: Sequence[RunRecord]) -> Table:
+    """One line a run."""
+    rows = [(record.run_id, record.status.value, record.started_at, record.ended_at or "-", record.source) for record in records]
+    return simple("", ("run", "status", "started", "ended", "pipeline"), rows)
+
+
+def models_table(entries: Sequence[RegistryEntry]) -> Table:
+    """One line a version."""
+    rows = [
+        (
+            f"{entry.name}:{entry.version}",
+            ", ".join(entry.aliases) or "-",
+            "yes" if entry.passed else "no",
+            units.si_count(entry.model.num_params),
+            units.si_bytes(entry.model.size_bytes),
+            entry.created_at,
+        )
+        for entry in entries
+    ]
+    return simple("", ("model", "aliases", "gates passed", "parameters", "served file", "registered"), rows, right=("parameters", "served file"))
+
+
+def model_card(entry: RegistryEntry) -> Table:
+    """What one version is."""
+    model = entry.model
+    steps = "; ".join(f"{step.kind}({', '.join(f'{name}={value}' for name, value in step.params.items())})" for step in model.recipe.steps)
+    rows = [
+        ("model", f"{entry.name}:{entry.version}"),
+        ("aliases", ", ".join(entry.aliases) or "-"),
+        ("gates", "passed" if entry.passed else "not passed"),
+        ("family", model.family),
+        ("parameters", units.si_count(model.num_params)),
+        ("MACs", units.si_count(model.num_macs)),
+        ("served file", units.si_bytes(model.size_bytes)),
+        ("recipe", steps or "-"),
+        *((f"val {name}", units.value(name, value)) for name, value in model.val_metrics.items()),
+        ("artifact", model.artifact.key),
+        ("report", entry.report),
+        ("run", entry.run_id or "-"),
+        *(("note", note) for note in model.notes),
+    ]
+    return simple("", ("", ""), rows)
+
+
+def endpoints_table(found: Sequence[Endpoint]) -> Table:
+    """One line an endpoint."""
+    rows = [(endpoint.app_name, endpoint.model_version, endpoint.url, str(endpoint.num_replicas), endpoint.status) for endpoint in found]
+    return simple("", ("endpoint", "model", "url", "replicas", "status"), rows, right=("replicas",))
+
+
+def predictions_table(answers: Sequence[Json]) -> Table:
+    """One line an input."""
+    columns = list(answers[0]) if answers and isinstance(answers[0], dict) else []
+    rows = [[_shown(answer[column]) for column in columns] for answer in answers if isinstance(answer, dict)]
+    return simple("", columns, rows)
+
+
+def _shown(value: Json) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """The stages, then the whole configuration with every default."""
+    table = simple(f"plan of {plan.pipeline}", ("stage", "action", "key", "why"), ())
+    for stage in plan.stages:
+        table.add_row(stage.name, Text(stage.action, style=_ACTION_STYLE[stage.action]), Text(stage.key[:12], style="dim"), stage.reason)
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
+    resolved = yaml.safe_dump(plan.config, sort_keys=False, default_flow_style=None, width=110)
+    return Group(table, *warnings, Text("\nresolved configuration", style="bold"), Syntax(resolved, "yaml", background_color="default"))
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """One line a check: mark, detail, fix."""
+    table = simple("", ("", "what", "found", "fix"), ())
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.is_ok else ("[dim]-[/dim]" if finding.is_optional else "[red]NO[/red]")
+        table.add_row(mark, finding.name, finding.detail, "" if finding.is_ok else finding.fix)
+    return table
+
+
+def schema_table(schema: Json) -> Table:
+    """Every key with its type, default and meaning."""
+    assert isinstance(schema, dict)
+    table = simple("", ("key", "type", "default", "what it is"), ())
+    for row in _schema_rows(schema, schema, ""):
+        table.add_row(*row)
+    return table
+
+
+def _schema_rows(root: dict[str, Json], node: dict[str, Json], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    properties = node.get("properties")
+    assert isinstance(properties, dict)
+    for name, spec in properties.items():
+        assert isinstance(spec, dict)
+        reference = spec.get("$ref")
+        target = _resolve(root, reference) if isinstance(reference, str) else spec
+        if "properties" in target:
+            yield from _schema_rows(root, target, f"{prefix}{name}.")
+        else:
+            default = spec.get("default", "required")
+            yield f"{prefix}{name}", _type_name(target), str(default), str(spec.get("description", ""))
+
+
+def _resolve(root: dict[str, Json], reference: str) -> dict[str, Json]:
+    definitions = root["$defs"]
+    assert isinstance(definitions, dict)
+    found = definitions[reference.rpartition("/")[2]]
+    assert isinstance(found, dict)
+    return found
+
+
+def _type_name(spec: dict[str, Json]) -> str:
+    choices = spec.get("enum")
+    if isinstance(choices, list):
+        return " | ".join(str(choice) for choice in choices)
+    options = spec.get("anyOf")
+    if isinstance(options, list):
+        return " | ".join(_type_name(option) for option in options if isinstance(option, dict))
+    return str(spec.get("const", spec.get("type", "")))

@@ -1,0 +1,64 @@
+"""`foundry report RUN`: one self-contained HTML page. No script, no font, no picture from elsewhere."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from foundry_ray.protocols import ArtifactStore
+from foundry_ray.reporting import comparison, figures, units
+from foundry_ray.types import Endpoint, EvaluationReport, ModelArtifact, RunRecord, StudyResult, Trial, from_json
+
+T = TypeVar("T")
+
+
+def render(record: RunRecord) -> str:
+    """The page of a run, with as much as the run has done."""
+    import jinja2
+
+    template = resources.files("foundry_ray.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(duration=units.duration, value=units.value, count=units.si_count, bytes=units.si_bytes)
+    teacher = _output(record, "teacher", ModelArtifact)
+    student = _output(record, "student", ModelArtifact)
+    study = _output(record, "search", StudyResult)
+    report = _output(record, "evaluation", EvaluationReport)
+    return environment.from_string(template).render(
+        record=record,
+        teacher=teacher,
+        student=student,
+        study=study,
+        report=report,
+        endpoint=_output(record, "serving", Endpoint),
+        rows=comparison.rows(report) if report else [],
+        trials=_sorted(study) if study else [],
+        params=sorted({name for trial in study.trials for name in trial.params}) if study else [],
+        figures=_figures(teacher, student, study),
+    )
+
+
+def _output(record: RunRecord, stage: str, kind: type[T]) -> T | None:
+    done = record.stage(stage)
+    return from_json(kind, done.outputs, what=f"{stage} of {record.run_id}") if done is not None and done.outputs is not None else None
+
+
+def _sorted(study: StudyResult) -> list[Trial]:
+    return sorted(study.trials, key=lambda trial: (trial.number != study.chosen, trial.number not in study.pareto_front, trial.number))
+
+
+def _figures(teacher: ModelArtifact | None, student: ModelArtifact | None, study: StudyResult | None) -> list[str]:
+    drawn = []
+    if study is not None:
+        drawn += [figures.front(study), figures.trial_curves(study)]
+    if teacher is not None:
+        drawn.append(figures.learning_curves(teacher.curve, student.curve if student else ()))
+    return drawn
+
+
+def write(store: ArtifactStore, record: RunRecord, path: Path) -> Path:
+    """Render the page into a file, and keep it in the store beside the record."""
+    page = render(record).encode()
+    store.put(f"runs/{record.run_id}/report.html", page)
+    path.write_bytes(page)
+    return path

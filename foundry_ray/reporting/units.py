@@ -1,0 +1,54 @@
+"""Numbers as people read them. Pure."""
+
+from __future__ import annotations
+
+
+def si_bytes(value: float) -> str:
+    """Bytes with a binary prefix: 2.7 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def si_count(value: float) -> str:
+    """A count with a decimal prefix: 0.70 M."""
+    for unit in ("", " k", " M", " G"):
+        if abs(value) < 1000:
+            return f"{value:.0f}" if not unit else f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
+
+
+def ratio(larger: float, smaller: float) -> str:
+    """How many times smaller: 8.3x."""
+    return f"{larger / smaller:.1f}x" if smaller else "-"
+
+
+def percent(value: float) -> str:
+    """A share of one as a percentage with two decimals."""
+    return f"{100 * value:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 7.2 s, 3 min 12 s or 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def value(metric: str, number: float) -> str:
+    """A metric's value in the unit that its name says."""
+    if metric == "accuracy":
+        return percent(number)
+    if metric.endswith("_bytes"):
+        return si_bytes(number)
+    if metric.endswith("_ms"):
+        return f"{number:.3f} ms"
+    if metric.startswith("num_"):
+        return si_count(number)
+    return f"{number:.4g}"

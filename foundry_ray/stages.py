@@ -1,0 +1,143 @@
+"""Carries out one stage after another for a run: reuse, lease, commit, record. Knows what no stage does.
+
+Decides: whether a stage is reused, waited for or done; what the record says. Leaves to others: what a stage does (`pipeline`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from foundry_ray.context import Context
+from foundry_ray.errors import FoundryError
+from foundry_ray.runlog import Lease, StageResult, commit_result, forget_result, hold, read_result, save_run
+from foundry_ray.types import RunRecord, RunStatus, StageRecord, StageStatus, from_json, to_json
+
+T = TypeVar("T")
+_RECORDED = ("foundry-ray", "ray", "deepspeed", "torch", "optuna", "onnx", "onnxruntime", "numpy", "torch-pruning")
+STAGES = ("data", "teacher", "search", "student", "evaluation", "registry", "serving")
+PROGRESS_PREFIXES = ("checkpoints", "studies")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a record keeps. They are not part of any key; a difference is a warning."""
+    versions = {}
+    for name in _RECORDED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+class StageRunner:
+    """Runs the stages of one run, and keeps its record in the store true after every change."""
+
+    def __init__(self, context: Context, record: RunRecord, *, fresh: Collection[str] = ()) -> None:
+        self._context = context
+        self._fresh = set(fresh)
+        self.record = record
+
+    def do(self, name: str, key: str, work: Callable[[], T], kind: type[T], *, progress_key: str | None = None) -> T:
+        """The stage's output: a committed one under this key, another run's once it is ready, or `work`'s.
+
+        Args:
+            name: The stage.
+            key: Its stage key.
+            work: Does the stage.
+            kind: The type of its output.
+            progress_key: Under what partial work is kept, where that is not `key`.
+        """
+        store = self._context.store
+        if name in self._fresh:
+            self._forget(name, key, progress_key or key)
+        result = read_result(store, name, key)
+        if result is not None:
+            return self._reuse(name, key, result, kind, "equal inputs were done by run " + result.run_id)
+        limits = self._context.limits
+        with hold(
+            store,
+            progress_key or key,
+            run_id=self.record.run_id,
+            ttl_s=limits.lease_ttl_s,
+            wait_s=limits.lease_wait_s,
+            clock=self._context.clock,
+            reporter=self._context.reporter,
+            is_done=lambda: read_result(store, name, key) is not None,
+        ) as lease:
+            if lease is not None and read_result(store, name, key) is None:
+                return self._work(name, key, work, lease)
+        result = read_result(store, name, key)
+        assert result is not None
+        return self._reuse(name, key, result, kind, f"run {result.run_id} did it meanwhile")
+
+    def reconcile(self, name: str, work: Callable[[], T]) -> T:
+        """Do a stage whose result is the state of the world and not an object: always."""
+        return self._work(name, "", work, None)
+
+    def _forget(self, name: str, key: str, progress_key: str) -> None:
+        store = self._context.store
+        forget_result(store, name, key)
+        for prefix in PROGRESS_PREFIXES:
+            for info in list(store.list(f"{prefix}/{progress_key}/")):
+                store.delete(info.key)
+        self._fresh.discard(name)
+
+    def _reuse(self, name: str, key: str, result: StageResult, kind: type[T], reason: str) -> T:
+        now = library_versions()
+        changed = [f"{library} {version} -> {now[library]}" for library, version in result.versions.items() if now.get(library, version) != version]
+        if changed:
+            self._context.reporter.warn(f"stage {name} is reused although libraries changed: {', '.join(changed)}; `--fresh {name}` does it again.")
+        self._note(StageRecord(name=name, key=key, status=StageStatus.REUSED, outputs=result.outputs, duration_s=result.duration_s, reason=reason))
+        self._context.reporter.reused(name, reason)
+        return from_json(kind, result.outputs, what=f"stages/{name}/{key}.json")
+
+    def _work(self, name: str, key: str, work: Callable[[], T], lease: Lease | None) -> T:
+        clock = self._context.clock
+        before = self.record.stage(name)
+        stage = StageRecord(name=name, key=key, status=StageStatus.RUNNING, attempts=(before.attempts if before else 0) + 1)
+        self._note(stage)
+        began_s = clock.monotonic_s()
+        try:
+            with self._context.reporter.stage(name):
+                outputs = work()
+            if lease is not None:
+                lease.check()
+        except BaseException as error:
+            status = StageStatus.FAILED if isinstance(error, Exception) else StageStatus.INTERRUPTED
+            self._note(replace(stage, status=status, duration_s=clock.monotonic_s() - began_s, error=f"{type(error).__name__}: {error}"))
+            raise
+        done = replace(stage, status=StageStatus.DONE, outputs=to_json(outputs), duration_s=clock.monotonic_s() - began_s)
+        if lease is not None:
+            result = StageResult(
+                outputs=done.outputs, run_id=self.record.run_id, created_at=self._time(), duration_s=done.duration_s, versions=library_versions()
+            )
+            commit_result(self._context.store, name, key, result)
+        self._note(done)
+        return outputs
+
+    def _note(self, stage: StageRecord) -> None:
+        others = tuple(other for other in self.record.stages if other.name != stage.name)
+        self.record = replace(self.record, stages=(*others, stage), warnings=self._context.reporter.warnings)
+        save_run(self._context.store, self.record)
+
+    def finish(self, status: RunStatus) -> RunRecord:
+        """Close the record."""
+        self.record = replace(self.record, status=status, ended_at=self._time(), warnings=self._context.reporter.warnings)
+        save_run(self._context.store, self.record)
+        return self.record
+
+    def fail(self, error: BaseException) -> RunRecord:
+        """Close the record after an error; an interrupt leaves a run that resumes."""
+        return self.finish(RunStatus.FAILED if isinstance(error, FoundryError | Exception) else RunStatus.INTERRUPTED)
+
+    def _time(self) -> str:
+        return utc(self._context.clock.now_s())
+
+
+def utc(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
