@@ -1,0 +1,104 @@
+"""Reading the splits of a prepared data set: train and val freely, test only for a frozen candidate, and never unnoticed.
+
+Each opening of test is an object `test_openings/<fingerprint>/<candidate>/<number>.json`, created once, before a row is read.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundry_ray.errors import ArtifactCorrupt, Conflict, DataError
+from foundry_ray.protocols import ArtifactStore, Clock
+from foundry_ray.types import FORMAT_VERSION, DatasetRef, Json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_OPEN = ("train", "val")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """One split: raw pixels as uint8 of shape (N, C, H, W), labels as int64 of shape (N,)."""
+
+    images_NCHW: np.ndarray
+    labels_N: np.ndarray
+
+
+def load_split(ref: DatasetRef, name: str, *, store: ArtifactStore) -> Split:
+    """Read train or val.
+
+    Raises:
+        DataError: `name` is "test", which opens only through `open_test`, or no split at all.
+        ArtifactCorrupt: The stored bytes are not the published ones.
+    """
+    if name == "test":
+        message = "load_split got 'test', wanted train or val: val chooses, test judges."
+        raise DataError(message, hint="`open_test` with the hash of the frozen model.")
+    if name not in _OPEN:
+        raise DataError(f"there is no split {name!r}, wanted one of {', '.join(_OPEN)}.", hint="train or val.")
+    return _read(ref, name, store)
+
+
+def open_test(ref: DatasetRef, *, store: ArtifactStore, frozen_sha256: str, clock: Clock) -> Split:
+    """Read test for a candidate that can no longer change, and log that it was read.
+
+    Raises:
+        DataError: `frozen_sha256` is no sha256 of an artifact.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", frozen_sha256):
+        message = f"test opens for a frozen model, but got {frozen_sha256!r}, wanted the sha256 of its artifact."
+        raise DataError(message, hint="publish the model first.")
+    _log_opening(ref, store, frozen_sha256, clock)
+    return _read(ref, "test", store)
+
+
+def num_test_openings(ref: DatasetRef, store: ArtifactStore) -> int:
+    """How often the test split of this fingerprint was read, by any candidate of any run."""
+    return sum(1 for _ in store.list(_log_of(ref)))
+
+
+def _log_of(ref: DatasetRef) -> str:
+    return f"test_openings/{ref.fingerprint}/"
+
+
+def _log_opening(ref: DatasetRef, store: ArtifactStore, candidate: str, clock: Clock) -> None:
+    from foundry_ray.artifacts.manifests import put_json
+
+    prefix = f"{_log_of(ref)}{candidate}/"
+    number = sum(1 for _ in store.list(prefix))
+    while True:
+        opening: Json = {"format_version": FORMAT_VERSION, "candidate": candidate, "opened_at_s": clock.now_s()}
+        try:
+            put_json(store, f"{prefix}{number:06d}.json", opening, if_absent=True)
+        except Conflict:
+            number += 1
+        else:
+            return
+
+
+def _read(ref: DatasetRef, name: str, store: ArtifactStore) -> Split:
+    images_NCHW = _read_array(ref, f"{name}_images.npy", store)
+    labels_N = _read_array(ref, f"{name}_labels.npy", store)
+    wanted = (ref.splits[name].num_rows, *ref.schema.shape)
+    if images_NCHW.shape != wanted or labels_N.shape != wanted[:1]:
+        message = f"{ref.key}: the {name} split has {images_NCHW.shape} images and {labels_N.shape} labels, wanted {wanted}."
+        raise ArtifactCorrupt(message, hint="prepare the data set again: `--fresh data`.", key=ref.key)
+    return Split(images_NCHW=images_NCHW, labels_N=labels_N)
+
+
+def _read_array(ref: DatasetRef, file: str, store: ArtifactStore) -> np.ndarray:
+    import numpy as np
+
+    from foundry_ray.artifacts.manifests import read_file
+
+    data = read_file(store, ref.key, file)
+    try:
+        array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        message = f"{ref.key}: {file} is no numpy array: {error}."
+        raise ArtifactCorrupt(message, hint="prepare the data set again: `--fresh data`.", key=ref.key) from error
+    return array

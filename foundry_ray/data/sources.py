@@ -1,0 +1,82 @@
+"""Where raw records come from: a registered data set, or a folder of images.
+
+Decides: which of the two a `data.source` means, and what identifies its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundry_ray.config import DataConfig, Settings
+from foundry_ray.data import formats, registry
+from foundry_ray.data.folder import FolderSource
+from foundry_ray.errors import BadRecord
+from foundry_ray.protocols import DataSource, RawData
+from foundry_ray.types import canonical_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def open_source(config: DataConfig, settings: Settings) -> DataSource:
+    """The source that a pipeline names. Raises DataError for a name that is neither registered nor a folder."""
+    if config.source not in registry.names() and Path(config.source).is_dir():
+        return FolderSource(Path(config.source), drop_corrupt=config.clean.corrupt == "drop")
+    return RegisteredSource(registry.registered(config.source), settings)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSource:
+    """A data set of the registry. Its bytes are verified when they are read."""
+
+    item: registry.Registered
+    settings: Settings
+
+    def locate(self) -> Path:
+        """The folder of its files. Raises DataError with the command that fetches it."""
+        return registry.locate(self.item, self.settings)
+
+    def sha256(self) -> str:
+        """A hash of the promised hashes: nothing is read."""
+        return canonical_sha256(dict(self.item.files))
+
+    def load(self) -> RawData:
+        """Read everything. Raises FingerprintMismatch or BadRecord."""
+        place = self.locate()
+        contents = {
+            str(place / file): formats.gunzip(registry.read_verified(place / file, sha256, name=self.item.name), source=str(place / file))
+            for file, sha256 in self.item.files.items()
+        }
+        read: Callable[[dict[str, bytes]], RawData] = self._read_csv if self.item.format == "csv" else self._read_idx
+        return read(contents)
+
+    def _read_csv(self, contents: dict[str, bytes]) -> RawData:
+        ((source, text),) = contents.items()
+        schema = self.item.schema
+        num_pixels = schema.height * schema.width
+        pixels_ND, labels_N = formats.parse_csv(
+            text, num_pixels=num_pixels, max_value=self.item.max_value, num_classes=len(schema.classes), source=source
+        )
+        images_NCHW = pixels_ND.reshape(-1, *schema.shape)
+        return RawData(images_NCHW=images_NCHW, labels_N=labels_N, schema=schema, sha256=self.sha256())
+
+    def _read_idx(self, contents: dict[str, bytes]) -> RawData:
+        import numpy as np
+
+        (train_images, train_labels, test_images, test_labels) = contents.items()
+        parts = [self._read_pair(train_images, train_labels), self._read_pair(test_images, test_labels)]
+        images_NCHW = np.concatenate([images for images, _ in parts])
+        labels_N = np.concatenate([labels for _, labels in parts])
+        return RawData(images_NCHW=images_NCHW, labels_N=labels_N, schema=self.item.schema, sha256=self.sha256(), test_from=len(parts[0][1]))
+
+    def _read_pair(self, images: tuple[str, bytes], labels: tuple[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
+        schema = self.item.schema
+        images_NHW = formats.parse_idx(images[1], num_dims=3, source=images[0])
+        raw_N = formats.parse_idx(labels[1], num_dims=1, source=labels[0])
+        if images_NHW.shape != (len(raw_N), schema.height, schema.width):
+            message = f"{images[0]} holds {images_NHW.shape}, wanted {(len(raw_N), schema.height, schema.width)}: a label for each image."
+            raise BadRecord(message, hint="fetch the data set again.", source=images[0])
+        return images_NHW[:, None], formats.check_labels(raw_N, num_classes=len(schema.classes), source=labels[0])
