@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from foundry_ray.config import PipelineConfig, load_config, semantic, settings
+from foundry_ray.errors import ConfigError, OutOfRange, UnknownKey
+
+SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
+
+
+def test_the_shipped_pipeline_is_valid_and_keeps_its_numbers_at_small() -> None:
+    config = load_config(SHIPPED)
+    assert config.scale == "small"
+    assert config.teacher.train.epochs == yaml.safe_load(SHIPPED.read_text())["teacher"]["train"]["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message", "hint"),
+    [
+        ("serch.space=x", UnknownKey, "serch is no key", "did you mean `search`?"),
+        ("search.budget.trails=3", UnknownKey, "search.budget.trails is no key", "did you mean `search.budget.trials`?"),
+        ("search.budget.trials=0", OutOfRange, "search.budget.trials is 0, but must be greater than or equal to 1", "schema"),
+        ("teacher.train.lr=fast", OutOfRange, "teacher.train.lr is 'fast', but must be a valid number", "schema"),
+        ("search.scheduler.rungs=[3, 1]", OutOfRange, "rungs are \\[3, 1\\], but must rise", "schema"),
+        ("scale=huge", OutOfRange, "scale is 'huge', but must be 'smoke', 'small' or 'full'", "schema"),
+        ("teacher.workers", ConfigError, "wanted key=value", "--set"),
+        ("name.x=1", ConfigError, "'name' is a value and not a section", "schema"),
+    ],
+)
+def test_a_wrong_key_or_value_says_what_got_wanted_and_a_hint(override: str, error: type[ConfigError], message: str, hint: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        load_config(SHIPPED, [override])
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_file_names_the_command_that_writes_one() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist") as caught:
+        load_config("nowhere.yaml")
+    assert "foundry init" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [1", "is not YAML at line"), ("- a", "holds a list, wanted a mapping"), ("name: x", "data is missing")]
+)
+def test_a_broken_file_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "p.yaml")
+
+
+def test_smoke_shrinks_and_full_grows() -> None:
+    smoke, small, full = (load_config(SHIPPED, scale=scale) for scale in ("smoke", "small", "full"))
+    assert smoke.teacher.train.epochs < small.teacher.train.epochs < full.teacher.train.epochs
+    assert smoke.search.budget.trials < small.search.budget.trials < full.search.budget.trials
+    assert smoke.search.scheduler.rungs == (1,)
+
+
+def test_where_it_runs_does_not_enter_a_key_and_what_it_learns_does() -> None:
+    config = load_config(SHIPPED)
+    elsewhere = load_config(SHIPPED, ["teacher.workers=1", "teacher.max_failures=9", "search.budget.trials=99", "store=file:///tmp/x"])
+    other = load_config(SHIPPED, ["teacher.train.lr=0.5"])
+    assert semantic(config.teacher) == semantic(elsewhere.teacher)
+    assert semantic(config.search) == semantic(elsewhere.search)
+    assert semantic(config.teacher) != semantic(other.teacher)
+
+
+def _fields(model: type, prefix: str = "") -> list[tuple[str, object]]:
+    found = []
+    for name, field in model.model_fields.items():
+        found.append((prefix + name, field))
+        if hasattr(field.annotation, "model_fields"):
+            found += _fields(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+@pytest.mark.parametrize(("key", "field"), _fields(PipelineConfig), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_key_has_a_sentence(key: str, field: object) -> None:
+    assert (field.description or "").endswith("."), key
+
+
+def test_the_environment_is_read_in_one_place(tmp_path: Path) -> None:
+    found = settings({"FOUNDRY_HOME": str(tmp_path), "RAY_ADDRESS": "h:1", "FOUNDRY_JOB": "1", "FOUNDRY_STORE": "s3://b/p"})
+    assert (found.home, found.ray_address, found.is_inside_job, found.store) == (tmp_path, "h:1", True, "s3://b/p")
+    package = SHIPPED.parent / "foundry_ray"
+    readers = {
+        path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text() or "os.getenv" in path.read_text()
+    }
+    assert readers <= {"config.py", "runtime/env.py"}
