@@ -26,9 +26,9 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the endpoint said: class names, logits float32 (N, K), the version that answered, and the time of the round trip."""
+    """What the endpoint said: a class name per image, logits float32 (N, K), the version that answered, and the time of the round trip."""
 
-    classes: tuple[str, ...]
+    labels: tuple[str, ...]
     logits_NK: np.ndarray
     model_version: str
     latency_ms: float
@@ -154,7 +154,7 @@ def _answer(raw: bytes, header_length: str | None, latency_ms: float) -> Answer:
     flat = np.frombuffer(logits, dtype="<f4") if isinstance(logits, bytes) else np.asarray(logits, dtype=np.float32)
     names = decode_strings(classes) if isinstance(classes, bytes) else list(classes)  # type: ignore[call-overload]
     rows = math.prod(document["outputs"][0]["shape"][:1])
-    return Answer(classes=tuple(names), logits_NK=flat.reshape(rows, -1), model_version=document["model_version"], latency_ms=latency_ms)
+    return Answer(labels=tuple(names), logits_NK=flat.reshape(rows, -1), model_version=document["model_version"], latency_ms=latency_ms)
 
 
 def _reason(raw: bytes) -> str:

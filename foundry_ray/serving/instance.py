@@ -56,6 +56,8 @@ class RayServe:
     """Serve on the connected Ray cluster."""
 
     def __init__(self) -> None:
+        import ray.serve  # noqa: F401  importing it sets the level that the next line replaces
+
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # its INFO lines repeat what deploy reports
 
     def port(self) -> int | None:
@@ -108,11 +110,16 @@ def _parse_app(name: str, app: Mapping[str, Any]) -> AppState:
     replicas = deployment.get("replicas", [])
     return AppState(
         name=name,
-        status=str(app["status"]),
+        status=_text(app["status"]),
         message=deployment.get("message") or app.get("message", ""),
         spec=_parse_spec((deployment.get("deployment_config") or {}).get("user_config")),
-        num_running=sum(replica["state"] == "RUNNING" for replica in replicas),
+        num_running=sum(_text(replica["state"]) == "RUNNING" for replica in replicas),
     )
+
+
+def _text(value: object) -> str:
+    """A status, which the client gives as an enum and REST as a string."""
+    return str(getattr(value, "value", value))
 
 
 def _parse_spec(user_config: object) -> ReplicaSpec | None:

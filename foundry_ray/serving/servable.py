@@ -55,7 +55,7 @@ def load_servable(spec: ReplicaSpec, store: ArtifactStore) -> Servable:
     signature = ModelSignature(
         name=spec.name,
         version=str(spec.version),
-        input_shape=runtime.shape_CHW,
+        input_shape=runtime.image_shape,
         classes=names or tuple(str(index) for index in range(num_classes)),
         platform=f"{runtime.name}_onnx",
     )
@@ -68,7 +68,7 @@ def _warm_up(runtime: Runtime, spec: ReplicaSpec) -> int:
 
     num_classes = 0
     for rows in (1, max(2, spec.batch_size)):
-        logits = runtime.run(np.zeros((rows, *runtime.shape_CHW), dtype=np.uint8))
+        logits = runtime.run(np.zeros((rows, *runtime.image_shape), dtype=np.uint8))
         is_finite = bool(np.isfinite(logits).all())
         if logits.ndim != 2 or logits.shape[0] != rows or not is_finite:
             reason = f"{rows} black images gave logits of shape {logits.shape}, finite: {is_finite}; wanted ({rows}, classes), finite"
