@@ -1,0 +1,106 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from foundry_ray.config import LimitsConfig
+from foundry_ray.errors import Diverged
+from foundry_ray.stages import StageRunner
+from foundry_ray.testing.clock import FakeClock
+from foundry_ray.testing.reporters import RecordingReporter
+from foundry_ray.testing.stores import MemoryStore
+from foundry_ray.types import MetricValue, RunRecord, RunStatus, StageStatus
+
+OUTPUT = MetricValue(value=1.0, ci_low=0.5, ci_high=1.5, n=3)
+
+
+def _runner(store: MemoryStore, clock: FakeClock, run_id: str = "r-1", fresh: tuple[str, ...] = ()) -> StageRunner:
+    context = SimpleNamespace(store=store, clock=clock, reporter=RecordingReporter(), limits=LimitsConfig())
+    return StageRunner(context, RunRecord(run_id=run_id, pipeline="p", config={}, versions={}), fresh=fresh)
+
+
+def _counting(calls: list[str]) -> Callable[[], MetricValue]:
+    def work() -> MetricValue:
+        calls.append("work")
+        return OUTPUT
+
+    return work
+
+
+def test_a_stage_is_done_once_and_then_reused(store: MemoryStore, clock: FakeClock) -> None:
+    calls: list[str] = []
+    first, second = _runner(store, clock), _runner(store, clock, "r-2")
+    assert first.do("teacher", "k", _counting(calls), MetricValue) == OUTPUT
+    assert second.do("teacher", "k", _counting(calls), MetricValue) == OUTPUT
+    assert calls == ["work"]
+    assert second.record.stage("teacher").status is StageStatus.REUSED
+    assert "run r-1" in second.record.stage("teacher").reason
+
+
+def test_another_key_is_other_work(store: MemoryStore, clock: FakeClock) -> None:
+    calls: list[str] = []
+    runner = _runner(store, clock)
+    runner.do("teacher", "k1", _counting(calls), MetricValue)
+    runner.do("teacher", "k2", _counting(calls), MetricValue)
+    assert len(calls) == 2
+
+
+def test_fresh_forgets_the_result_and_the_work_in_progress(store: MemoryStore, clock: FakeClock) -> None:
+    calls: list[str] = []
+    _runner(store, clock).do("teacher", "k", _counting(calls), MetricValue)
+    store.put("checkpoints/k/000001/manifest.json", b"{}")
+    _runner(store, clock, fresh=("teacher",)).do("teacher", "k", _counting(calls), MetricValue)
+    assert len(calls) == 2
+    assert list(store.list("checkpoints/k/")) == []
+
+
+@pytest.mark.parametrize(("error", "status"), [(Diverged("loss is nan."), StageStatus.FAILED), (KeyboardInterrupt(), StageStatus.INTERRUPTED)])
+def test_a_failed_stage_is_recorded_frees_its_lease_and_can_be_done_again(
+    store: MemoryStore, clock: FakeClock, error: BaseException, status: StageStatus
+) -> None:
+    def fail() -> MetricValue:
+        raise error
+
+    runner = _runner(store, clock)
+    with pytest.raises(type(error)):
+        runner.do("teacher", "k", fail, MetricValue)
+    assert runner.record.stage("teacher").status is status
+    assert _runner(store, clock).do("teacher", "k", lambda: OUTPUT, MetricValue) == OUTPUT
+    assert clock.sleeps == []
+
+
+def test_other_library_versions_are_a_warning_that_names_them(store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    _runner(store, clock).do("teacher", "k", lambda: OUTPUT, MetricValue)
+    monkeypatch.setattr("foundry_ray.stages.library_versions", lambda: {"ray": "99"})
+    runner = _runner(store, clock)
+    runner.do("teacher", "k", lambda: OUTPUT, MetricValue)
+    assert "-> 99; `--fresh teacher`" in runner.record.warnings[0].replace("libraries changed: ", "")
+
+
+def test_the_record_is_in_the_store_after_every_change(store: MemoryStore, clock: FakeClock) -> None:
+    from foundry_ray.runlog import load_run
+
+    seen: list[StageStatus] = []
+
+    def work() -> MetricValue:
+        seen.append(load_run(store, "r-1").stage("teacher").status)
+        return OUTPUT
+
+    runner = _runner(store, clock)
+    runner.do("teacher", "k", work, MetricValue)
+    runner.finish(RunStatus.DONE)
+    assert seen == [StageStatus.RUNNING]
+    assert load_run(store, "r-1").status is RunStatus.DONE
+
+
+@contextmanager
+def _no_bar(self: RecordingReporter, name: str) -> Iterator[None]:
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _console_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console reporter has verbs that the recording one lacks."""
+    monkeypatch.setattr(RecordingReporter, "stage", _no_bar, raising=False)
+    monkeypatch.setattr(RecordingReporter, "reused", lambda self, name, reason: None, raising=False)
