@@ -127,8 +127,8 @@ class Compressor(Protocol):
 
     kind: str
 
-    def check(self, params: Mapping[str, Scalar]) -> None:
-        """Validate the step's parameters at plan time. Raises RecipeInfeasible."""
+    def check(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        """The step's parameters with defaults filled in, checked at plan time. Raises RecipeInfeasible."""
 
     def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, schema: ImageSchema) -> nn.Module:
         """Change the model before its first training step; identity for a step that acts later (quantize, distil)."""

@@ -67,7 +67,7 @@ def _written(traced: fx.GraphModule, schema: ImageSchema) -> onnx.ModelProto:
     from onnx import TensorProto, helper
 
     writer, start, end = _visited(traced)
-    cast = helper.make_node("Cast", [INPUT_NAME], [start], name="cast", to=TensorProto.FLOAT)
+    cast = helper.make_node("Cast", [INPUT_NAME], [start], to=TensorProto.FLOAT)
     nodes = _without_identities([cast, *writer.nodes], end)
     pixels = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", *schema.shape])
     logits = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", len(schema.classes)])

@@ -37,7 +37,7 @@ class GraphWriter:
         """Append one node with one output."""
         from onnx import helper
 
-        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], **attributes))
 
     def weight(self, name: str, tensor: Tensor) -> str:
         """Keep a constant in the file; returns its name."""

@@ -1,0 +1,58 @@
+"""Carrying a recipe out: the student before its first training step, and the file that would be shipped of it at any time."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from foundry_ray.compression import steps
+from foundry_ray.compression.recipes import check_recipe, quantized_bits
+from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.types import CompressionRecipe, ImageSchema, canonical_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+def apply_recipe(teacher: nn.Module, recipe: CompressionRecipe, schema: ImageSchema, *, family: str, seed: int) -> nn.Module:
+    """The student at step 0, with weights inherited from the teacher, which is left unchanged.
+
+    Channel counts are settled here and stay: what is measured before training is what is trained.
+
+    Args:
+        teacher: The trained teacher.
+        recipe: Its steps act in order; those that act later (distil, quantize) change nothing now.
+        schema: What one input looks like.
+        family: The family that the teacher belongs to.
+        seed: Of whatever a step draws at random.
+
+    Raises:
+        RecipeInfeasible: The recipe contradicts itself or the teacher.
+    """
+    import torch
+
+    got = getattr(teacher, "family", family)
+    if got != family:
+        raise RecipeInfeasible(f"the teacher is a {got}, but the recipe is for a {family}.", hint="use the teacher's family.", reason="wrong family")
+    student = copy.deepcopy(teacher)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step in check_recipe(recipe).steps:
+            student = steps.get(step.kind).apply(student, step.params, schema=schema)
+    return student.train()
+
+
+def effective(model: nn.Module, recipe: CompressionRecipe) -> str:
+    """What a recipe comes to: hex sha256 of all tensor shapes and of the storage. Recipes that round to the same student share it."""
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    return canonical_sha256({"shapes": shapes, "bits": quantized_bits(recipe)})
+
+
+def served(model: nn.Module, recipe: CompressionRecipe, schema: ImageSchema, calibration_NCHW: np.ndarray) -> bytes:
+    """The ONNX file that would be shipped of this model as it is now: int8 where the recipe says so, else fp32."""
+    from foundry_ray.compression.export import to_onnx
+    from foundry_ray.compression.quantize import quantize_onnx
+
+    onnx = to_onnx(model, schema)
+    return quantize_onnx(onnx, calibration_NCHW) if quantized_bits(recipe) == 8 else onnx
