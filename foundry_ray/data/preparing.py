@@ -28,7 +28,11 @@ def prepare(config: DataConfig, *, task: str, seed: int, store: ArtifactStore, s
         BadRecord, FingerprintMismatch: The bytes are not what they should be.
         OutOfRange: The split asks for more rows than there are.
     """
-    raw = open_source(config, settings).load()
+    return prepare_raw(open_source(config, settings).load(), config, task=task, seed=seed, store=store, reporter=reporter)
+
+
+def prepare_raw(raw: RawData, config: DataConfig, *, task: str, seed: int, store: ArtifactStore, reporter: Reporter) -> DatasetRef:
+    """As `prepare`, for records that are loaded already."""
     notes = list(raw.notes)
     rows_N, num_dropped = _clean(raw, config.clean.duplicates, notes)
     splits = _split(raw, rows_N, num_dropped, config, seed, notes)
