@@ -58,6 +58,33 @@ class _Verdict:
     format_version: int = FORMAT_VERSION
 
 
+class Registry:
+    """The registry of one store, for programs: the functions of this module with the store given."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+
+    def names(self) -> tuple[str, ...]:
+        """All registered names, sorted."""
+        return names(self._store)
+
+    def versions(self, name: str) -> tuple[RegistryEntry, ...]:
+        """All versions of a name, oldest first."""
+        return versions(self._store, name)
+
+    def resolve(self, reference: str) -> RegistryEntry:
+        """The version behind `name@alias`, `name:version` or `name`."""
+        return resolve(self._store, reference)
+
+    def set_alias(self, name: str, alias: str, version: int) -> AliasMove:
+        """Point an alias at a version."""
+        return set_alias(self._store, name, alias, version)
+
+    def pull(self, reference: str, directory: Path) -> dict[str, Path]:
+        """The files of a version into a folder, verified."""
+        return pull(self._store, self.resolve(reference), directory)
+
+
 def register(store: ArtifactStore, *, name: str, model: ModelArtifact, report_key: str, passed: bool, run_id: str, clock: Clock) -> RegistryEntry:
     """Give a model a version under `name`, and make it champion if it passed.
 

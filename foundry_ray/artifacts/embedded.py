@@ -26,7 +26,7 @@ from foundry_ray.artifacts.s3 import Endpoint, S3Store
 from foundry_ray.config import Settings
 from foundry_ray.errors import StoreUnavailable
 from foundry_ray.protocols import Clock
-from foundry_ray.types import FORMAT_VERSION
+from foundry_ray.types import FORMAT_VERSION, Json, to_json
 
 BUCKET = "foundry"
 _POLL_S = 0.02
@@ -38,15 +38,19 @@ _MAX_LOG_BYTES = 10 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreState:
-    """A running server, without its secrets: those are in the file `state_path`."""
+    """A running server, without its secrets: those are in the file `credentials_path`."""
 
-    url: str
+    endpoint: str
     port: int
     pid: int
     bucket: str
     data_path: str
     log_path: str
-    state_path: str
+    credentials_path: str
+
+    def public(self) -> Json:
+        """What a command may print."""
+        return to_json(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +77,11 @@ def serve(settings: Settings, clock: Clock | None = None, *, timeout_s: float = 
     deadline_s = clock.monotonic_s() + timeout_s
     with _control(settings, clock, deadline_s):
         for _ in range(_NUM_START_ATTEMPTS):
-            state = status(settings) or _start(settings)
-            if _is_ready(settings, state, clock, deadline_s):
-                return state
-    message = f"the embedded store was not ready in {timeout_s:g} s (port {state.port})."
-    raise StoreUnavailable(message, hint=f"read {state.log_path}; `foundry store stop` ends it.", uri="embedded")
+            running = status(settings) or _start(settings)
+            if _is_ready(settings, running, clock, deadline_s):
+                return running
+    message = f"the embedded store was not ready in {timeout_s:g} s."
+    raise StoreUnavailable(message, hint=f"read {_folder(settings) / 'weed.log'}; `foundry store stop` ends it.", uri="embedded")
 
 
 def status(settings: Settings) -> StoreState | None:
@@ -88,14 +92,19 @@ def status(settings: Settings) -> StoreState | None:
     if known is None or known.port is None or pid is None or not _is_alive(folder):
         return None
     return StoreState(
-        url=f"http://{_weed.HOST}:{known.port}",
+        endpoint=f"http://{_weed.HOST}:{known.port}",
         port=known.port,
         pid=pid,
         bucket=BUCKET,
         data_path=str(folder / "data"),
         log_path=str(folder / "weed.log"),
-        state_path=str(folder / "state.json"),
+        credentials_path=str(folder / "state.json"),
     )
+
+
+def exists(settings: Settings) -> bool:
+    """Whether this home has an embedded store, running or not."""
+    return (_folder(settings) / "data").is_dir()
 
 
 def stop(settings: Settings, clock: Clock | None = None, *, timeout_s: float = _STOP_TIMEOUT_S) -> bool:

@@ -43,8 +43,10 @@ class LocalStore:
         target = self._path(key)
         with self._translated("write", key):
             self._make_folder(target.parent)
-            temporary = self._write_temporary(source)
+            self._make_folder(self._root / _SCRATCH)
+            temporary = self._root / _SCRATCH / uuid.uuid4().hex
             try:
+                _write_durably(temporary, source)
                 if if_absent:
                     os.link(temporary, target)
                 else:
@@ -114,20 +116,6 @@ class LocalStore:
                 if info is not None:
                     yield info
 
-    def _write_temporary(self, source: bytes | Path) -> Path:
-        scratch = self._root / _SCRATCH
-        scratch.mkdir(exist_ok=True)
-        temporary = scratch / uuid.uuid4().hex
-        with temporary.open("xb") as stream:
-            if isinstance(source, bytes):
-                stream.write(source)
-            else:
-                with source.open("rb") as original:
-                    shutil.copyfileobj(original, stream, _COPY_BYTES)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return temporary
-
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
             return
@@ -156,6 +144,17 @@ class LocalStore:
             )
         message = f"{self.uri} could not {action} {key}: {error.strerror}."
         return StoreUnavailable(message, hint="check the disk: space, mount, health.", uri=self.uri)
+
+
+def _write_durably(path: Path, source: bytes | Path) -> None:
+    with path.open("xb") as stream:
+        if isinstance(source, bytes):
+            stream.write(source)
+        else:
+            with source.open("rb") as original:
+                shutil.copyfileobj(original, stream, _COPY_BYTES)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

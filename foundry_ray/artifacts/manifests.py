@@ -60,12 +60,12 @@ def publish(store: ArtifactStore, *, kind: str, files: Mapping[str, bytes | Path
         meta: Anything small that belongs to the artifact; part of its identity.
         created_at: ISO time, kept from the first publication.
     """
-    check_key(kind)
+    for name in (kind, *files):
+        check_key(name)
     blobs: dict[str, BlobInfo] = {}
     for name, source in files.items():
-        blob = _describe(source)
-        store.put(_blob_key(blob.sha256), source)
-        blobs[check_key(name)] = blob
+        blobs[name] = _describe(source)
+        store.put(_blob_key(blobs[name].sha256), source)
     manifest = Manifest(kind=kind, files=blobs, meta=meta, created_at=created_at)
     key = f"artifacts/{kind}/{manifest.sha256}.json"
     return _ref(key, _commit(store, key, manifest))

@@ -280,23 +280,23 @@ def _make_client(endpoint: Endpoint) -> Any:
     import boto3
     from botocore.config import Config
 
-    options = {"payload_signing_enabled": False} if endpoint.is_unsigned else {}
+    signing = {"payload_signing_enabled": False} if endpoint.is_unsigned else {}
     checksums = "when_supported" if endpoint.has_checksums else "when_required"
-    config = Config(
-        s3={"addressing_style": "path", **options},
-        max_pool_connections=32,
-        retries={"total_max_attempts": 2, "mode": "standard"},
-        request_checksum_calculation=checksums,
-        response_checksum_validation=checksums,
+    options: dict[str, Any] = {
+        "s3": {"addressing_style": "path", **signing},
+        "max_pool_connections": 32,
+        "retries": {"total_max_attempts": 2, "mode": "standard"},
+        "request_checksum_calculation": checksums,
+        "response_checksum_validation": checksums,
         **_TIMEOUTS_S,
-    )
+    }
     client = boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint.url,
         aws_access_key_id=endpoint.access_key,
         aws_secret_access_key=endpoint.secret_key,
         region_name=endpoint.region,
-        config=config,
+        config=Config(**options),
     )
     if not endpoint.is_unsigned and _is_private_path(client.meta.endpoint_url):
         return _make_client(replace(endpoint, is_unsigned=True))
