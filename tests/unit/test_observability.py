@@ -1,0 +1,153 @@
+"""What is shown and what is kept while a command works."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from foundry_ray.observability import ConsoleReporter, duration
+from foundry_ray.testing.clock import FakeClock
+
+
+class _Screen:
+    """A reporter on a console in memory."""
+
+    def __init__(self, *, is_terminal: bool = False, quiet: bool = False, events: Path | None = None) -> None:
+        self._out = io.StringIO()
+        self.clock = FakeClock()
+        console = Console(file=self._out, width=100, force_terminal=is_terminal, color_system=None)
+        self.reporter = ConsoleReporter(console, quiet=quiet, events=events, clock=self.clock)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self._out.getvalue().splitlines()]
+
+
+def test_a_log_gets_a_line_every_few_seconds_and_no_more() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("teacher", "starting 2 workers"):
+        for epoch in range(1, 13):
+            screen.clock.advance(1.0)
+            screen.reporter.progress(epoch, 12, f"epoch {epoch} of 12")
+    assert screen.lines == [
+        "  teacher    starting 2 workers",
+        "  teacher      8% epoch 1 of 12",
+        "  teacher     50% epoch 6 of 12, 6.0 s left",
+        "  teacher     92% epoch 11 of 12, 1.0 s left",
+        "✓ teacher     12.0 s  epoch 12 of 12",
+    ]
+
+
+def test_the_time_left_of_a_resumed_stage_counts_from_where_it_resumed() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("teacher"):
+        screen.reporter.progress(90, 100)
+        screen.clock.advance(10.0)
+        screen.reporter.progress(95, 100)
+    assert "10.0 s left" in screen.lines[2]
+
+
+def test_metrics_of_the_last_epoch_stand_in_the_closing_line() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("teacher"):
+        screen.reporter.report(1, {"accuracy": 0.5, "loss": 1.0})
+        screen.reporter.report(2, {"accuracy": 0.98765, "loss": 0.1, "lr": 0.001})
+    assert screen.lines[-1].endswith("accuracy 0.9877 · loss 0.100")
+
+
+def test_a_warning_is_shown_once_and_kept() -> None:
+    screen = _Screen()
+    for _ in range(3):
+        screen.reporter.warn("[bf16] is not there: fp32 is used.")
+    assert screen.lines == ["! [bf16] is not there: fp32 is used."]
+    assert screen.reporter.warnings == ("[bf16] is not there: fp32 is used.",)
+
+
+@pytest.mark.parametrize(("error", "mark"), [(ValueError, "✗"), (KeyboardInterrupt, "■")])
+def test_a_stage_that_ends_early_says_how(error: type[BaseException], mark: str) -> None:
+    screen = _Screen()
+    with pytest.raises(error), screen.reporter.stage("search"):
+        raise error
+    assert screen.lines[-1].startswith(f"{mark} search")
+
+
+def test_a_reused_stage_says_why() -> None:
+    screen = _Screen()
+    screen.reporter.reused("data", "equal inputs were done by run mnist-1")
+    assert screen.lines == ["↺ data       equal inputs were done by run mnist-1"]
+
+
+def test_answers_show_which_are_wrong_and_their_median_time() -> None:
+    screen = _Screen()
+    screen.reporter.answers([("7", "7", 4.0), ("0", "6", 9.0), ("1", "1", 5.0)])
+    assert screen.lines == ["✓ answers    2 of 3 right, p50 5.0 ms over HTTP", "7  0 → 6  1"]
+
+
+def test_quiet_shows_warnings_only() -> None:
+    screen = _Screen(quiet=True)
+    with screen.reporter.stage("data"):
+        screen.reporter.progress(1, 2)
+        screen.reporter.warn("one")
+    screen.reporter.reused("teacher", "done")
+    screen.reporter.answers([("1", "1", 1.0)])
+    assert screen.lines == ["! one"]
+
+
+def test_a_terminal_shows_a_bar_within_its_width() -> None:
+    screen = _Screen(is_terminal=True)
+    with screen.reporter.stage("teacher"):
+        screen.reporter.progress(5, 10, "a note that is far longer than what fits beside the bar of a stage")
+        screen.reporter.warn("drawn again below this")
+    shown = "\n".join(screen.lines)
+    assert "━" in shown
+    assert "…" in shown
+    assert "✓ teacher" in shown
+
+
+def test_stages_may_nest_and_progress_belongs_to_the_innermost() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("search"):
+        with screen.reporter.stage("trial 3"):
+            screen.reporter.progress(1, 1, "inner")
+        screen.reporter.progress(1, 16, "outer")
+    assert [line.split()[0] for line in screen.lines if "inner" in line or "outer" in line] == ["trial", "✓", "search", "✓"]
+
+
+def test_progress_without_a_stage_is_shown_and_ends_by_itself() -> None:
+    screen = _Screen()
+    screen.reporter.progress(1, 2, "fetching")
+    screen.reporter.progress(2, 2, "fetched")
+    with screen.reporter.stage("data"):
+        pass
+    assert screen.lines[0].split() == ["50%", "fetching"]
+    assert screen.lines[-1].startswith("✓ data")
+
+
+def test_events_are_json_lines_with_time_and_fields(tmp_path: Path) -> None:
+    path = tmp_path / "events" / "run.jsonl"
+    screen = _Screen(events=path)
+    with screen.reporter.stage("teacher"):
+        screen.clock.advance(2.0)
+        screen.reporter.report(1, {"loss": float("nan"), "accuracy": 0.5})
+    screen.reporter.event("custom", name="n", path=tmp_path)
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [event["event"] for event in events] == ["stage", "report", "stage", "custom"]
+    assert events[1]["metrics"] == {"loss": "nan", "accuracy": 0.5}
+    assert events[2]["duration_s"] == 2.0
+    assert events[0]["time"] == "2023-11-14T22:13:20.000+00:00"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (65, "1:05"), (7384, "2:03:04")])
+def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_importing_it_loads_no_rich() -> None:
+    code = "import sys, foundry_ray.observability; sys.exit('rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
