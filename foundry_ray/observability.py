@@ -308,6 +308,7 @@ class _Bars:
             total=stage.total if stage.total > 0 else None,
             note=self._fit(stage.text),
             eta="" if eta_s is None else f"{duration(eta_s)} left",
+            refresh=stage.done == stage.phase_first,  # a new phase shows at once, its steps at the refresh rate
         )
 
     def end(self, stage: _Stage) -> None:
