@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from foundry_ray.compression import steps
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
 from foundry_ray.errors import RecipeInfeasible
-from foundry_ray.types import CompressionRecipe, ImageSchema, canonical_sha256
+from foundry_ray.types import CompressionRecipe, ImageSchema, Json, canonical_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def apply_recipe(teacher: nn.Module, recipe: CompressionRecipe, schema: ImageSch
 
 def effective(model: nn.Module, recipe: CompressionRecipe) -> str:
     """What a recipe comes to: hex sha256 of all tensor shapes and of the storage. Recipes that round to the same student share it."""
-    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes: dict[str, Json] = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     return canonical_sha256({"shapes": shapes, "bits": quantized_bits(recipe)})
 
 

@@ -55,7 +55,7 @@ def _cut(model: nn.Module, schema: ImageSchema, ratio: float) -> None:
     device = next(model.parameters()).device
     graph = torch_pruning.DependencyGraph().build_dependency(model.eval(), torch.zeros((1, *schema.shape), device=device))
     measure = torch_pruning.importance.GroupMagnitudeImportance(p=2)
-    groups = list(graph.get_all_groups(ignored_layers=_kept_whole(model), root_module_types=[torch.nn.Conv2d, torch.nn.Linear]))
+    groups = list(graph.get_all_groups(ignored_layers=list(_kept_whole(model)), root_module_types=[torch.nn.Conv2d, torch.nn.Linear]))
     importances = [measure(group).detach().cpu() for group in groups]
     for group, importance_C, num_kept in zip(groups, importances, num_kept_channels(importances, ratio), strict=True):
         weakest = torch.argsort(importance_C, stable=True)[: len(importance_C) - num_kept].tolist()
@@ -81,7 +81,7 @@ def _rounded(wanted: int, present: int) -> int:
     return min(present, max(CHANNEL_MULTIPLE, int(wanted / CHANNEL_MULTIPLE + 0.5) * CHANNEL_MULTIPLE))
 
 
-def _kept_whole(model: nn.Module) -> list[nn.Module]:
+def _kept_whole(model: nn.Module) -> Sequence[nn.Module]:
     """The classifier, whose outputs are the classes."""
     from torch import nn
 

@@ -5,7 +5,18 @@ measure (evaluation), how requests arrive (serving). Importing this package load
 """
 
 from foundry_ray.inference.graph import graph_sha256
-from foundry_ray.inference.predicting import load_served, predict, run_batched
+from foundry_ray.inference.predicting import load_served, predict, predict_files, run_batched
 from foundry_ray.inference.runtimes import Runtime, cpu_name, open_runtime, register, runtime_version
 
-__all__ = ["Runtime", "cpu_name", "graph_sha256", "load_served", "open_runtime", "predict", "register", "run_batched", "runtime_version"]
+__all__ = [
+    "Runtime",
+    "cpu_name",
+    "graph_sha256",
+    "load_served",
+    "open_runtime",
+    "predict",
+    "predict_files",
+    "register",
+    "run_batched",
+    "runtime_version",
+]

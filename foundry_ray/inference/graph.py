@@ -25,7 +25,8 @@ def graph_sha256(onnx: bytes) -> str:
         ids.setdefault(value.name, len(ids))
         document.append([value.type.tensor_type.elem_type, [dim.dim_value for dim in value.type.tensor_type.shape.dim]])
     document.extend(_node(node, ids) for node in graph.node)
-    return canonical_sha256({"opset": sorted([item.domain, item.version] for item in model.opset_import), "graph": document})
+    opsets: list[Json] = [f"{item.domain}:{item.version}" for item in sorted(model.opset_import, key=lambda item: str(item.domain))]
+    return canonical_sha256([opsets, document])
 
 
 def _node(node: onnx_types.NodeProto, ids: dict[str, int]) -> Json:

@@ -1,13 +1,16 @@
-"""Batch prediction with a stored model, without a server."""
+"""Batch prediction with a stored model, without a server: arrays, or files as a user names them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundry_ray.errors import ArtifactCorrupt
+from foundry_ray.inference.reading import read_images
 from foundry_ray.inference.runtimes import Device, Runtime, open_runtime
 from foundry_ray.protocols import ArtifactStore
-from foundry_ray.types import ModelArtifact
+from foundry_ray.types import Json, ModelArtifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,3 +41,38 @@ def run_batched(runtime: Runtime, images_NCHW: np.ndarray, *, batch_rows: int = 
 def _batches(runtime: Runtime, images_NCHW: np.ndarray, batch_rows: int) -> Iterator[np.ndarray]:
     for start in range(0, max(len(images_NCHW), 1), batch_rows):
         yield runtime.run(images_NCHW[start : start + batch_rows])
+
+
+def predict_files(store: ArtifactStore, model: ModelArtifact, source: Path, *, threads: int = 1, device: Device = "cpu") -> Iterator[Json]:
+    """One answer a row of `source`: its name, and the task's prediction.
+
+    Args:
+        store: Where the model is.
+        model: A student's artifact, whose signature names its task and its classes.
+        source: An image, a folder of images, or a .npy file of uint8 images (N, C, H, W) or (N, H, W).
+
+    Raises:
+        DataError: There is nothing to read.
+        BadRecord: A file is unreadable or has another size than the model takes.
+        ArtifactCorrupt: The artifact has no signature.
+    """
+    from foundry_ray import tasks
+
+    task_name, classes = _signature(store, model)
+    runtime = open_runtime(load_served(store, model), threads=threads, device=device)
+    rows, images_NCHW = read_images(source, runtime.image_shape)
+    task = tasks.get(task_name)
+    for row, logits_C in zip(rows, run_batched(runtime, images_NCHW), strict=True):
+        answer = task.prediction(logits_C, classes)
+        yield {"input": row, **answer} if isinstance(answer, dict) else {"input": row, "prediction": answer}
+
+
+def _signature(store: ArtifactStore, model: ModelArtifact) -> tuple[str, tuple[str, ...]]:
+    from foundry_ray.artifacts import manifests
+
+    key = model.artifact.key
+    meta = manifests.load_manifest(store, key).meta
+    classes = meta.get("classes") if isinstance(meta, dict) else None
+    if not isinstance(meta, dict) or not isinstance(classes, list):
+        raise ArtifactCorrupt(f"{key} has no signature, wanted its task and classes.", hint="make the model again: `--fresh student`.", key=key)
+    return str(meta["task"]), tuple(str(name) for name in classes)

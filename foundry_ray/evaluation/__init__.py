@@ -1,0 +1,11 @@
+"""Judging: metrics with intervals, latency in the runtime that serves, gates. Teacher against student on test, opened here.
+
+Importing this package loads neither torch nor onnxruntime.
+"""
+
+from foundry_ray.evaluation.comparing import evaluate
+from foundry_ray.evaluation.gates import judge
+from foundry_ray.evaluation.latency import RuntimeLatencyMeter, measure_pair
+from foundry_ray.evaluation.quiet import QuietGate
+
+__all__ = ["QuietGate", "RuntimeLatencyMeter", "evaluate", "judge", "measure_pair"]

@@ -1,0 +1,126 @@
+"""The evaluation stage: teacher against student, on the split that nothing was chosen on.
+
+Both are judged as they are served: the bytes of their ONNX files, in the runtime that serves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundry_ray.config import GatesConfig, LatencyConfig, Settings
+from foundry_ray.evaluation import metrics
+from foundry_ray.evaluation.gates import judge
+from foundry_ray.evaluation.latency import measure_pair
+from foundry_ray.evaluation.quiet import QuietGate
+from foundry_ray.inference import load_served, open_runtime, run_batched
+from foundry_ray.protocols import ArtifactStore, Clock, Reporter, Task
+from foundry_ray.types import DatasetRef, EvaluationReport, LatencyResult, MetricValue, ModelArtifact, ModelReport
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answers:
+    """One model's logits on test, and the per-sample scores of the primary metric."""
+
+    logits_NC: np.ndarray
+    scores_N: np.ndarray
+
+
+def evaluate(
+    teacher: ModelArtifact,
+    student: ModelArtifact,
+    *,
+    dataset: DatasetRef,
+    gates: GatesConfig,
+    latency: LatencyConfig,
+    task: str,
+    store: ArtifactStore,
+    settings: Settings,
+    clock: Clock,
+    reporter: Reporter,
+) -> EvaluationReport:
+    """Measure both models and judge the student by the gates.
+
+    Args:
+        teacher: The reference, served as its fp32 file.
+        student: The frozen candidate; its hash is what the test split opens for.
+        dataset: Whose test split is read, and the reading logged.
+        gates: Thresholds.
+        latency: Batch size, threads and time of the side-by-side measurement.
+        task: A registered task.
+
+    Raises:
+        ArtifactNotFound: A model or the data set is not in the store.
+        ArtifactCorrupt: Its bytes are not the published ones.
+    """
+    from foundry_ray import data, tasks
+
+    judged = tasks.get(task)
+    files = load_served(store, teacher), load_served(store, student)
+    reporter.progress(0, _STEPS, "latency")
+    times = _side_by_side(files, latency, settings, clock)
+    reporter.progress(1, _STEPS, "test set")
+    test = data.open_test(dataset, store=store, frozen_sha256=student.artifact.sha256, clock=clock)
+    answers = [_answers(onnx, judged, test.images_NCHW, test.labels_N) for onnx in files]
+    reporter.progress(3, _STEPS, "intervals")
+    agreement = metrics.agreement(*(answer.logits_NC for answer in answers))
+    drop = {f"{judged.primary_metric}_drop": metrics.paired_drop(answers[0].scores_N, answers[1].scores_N)}
+    found = [metrics.all_metrics(judged, answer.logits_NC, test.labels_N) for answer in answers]
+    reports = _report(teacher, files[0], found[0], times[0]), _report(student, files[1], {**found[1], **drop}, times[1])
+    results = judge(gates, *reports, agreement, metric=judged.primary_metric)
+    reporter.progress(_STEPS, _STEPS, "judged")
+    return EvaluationReport(
+        model=student.artifact.key,
+        dataset_fingerprint=dataset.fingerprint,
+        split="test",
+        teacher=reports[0],
+        student=reports[1],
+        agreement=agreement,
+        gates=results,
+        passed=all(result.passed for result in results),
+        num_test_openings=data.num_test_openings(dataset, store),
+        notes=_notes(times, reporter),
+    )
+
+
+def _side_by_side(files: tuple[bytes, bytes], latency: LatencyConfig, settings: Settings, clock: Clock) -> tuple[LatencyResult, LatencyResult]:
+    return measure_pair(
+        *files,
+        batch_size=latency.batch_size,
+        threads=latency.threads,
+        budget_s=latency.budget_s,
+        clock=clock,
+        gate=QuietGate(home=settings.home),
+    )
+
+
+def _answers(onnx: bytes, task: Task, images_NCHW: np.ndarray, labels_N: np.ndarray) -> _Answers:
+    logits_NC = run_batched(open_runtime(onnx), images_NCHW)
+    return _Answers(logits_NC=logits_NC, scores_N=task.correct(logits_NC, labels_N))
+
+
+def _report(model: ModelArtifact, onnx: bytes, found: Mapping[str, MetricValue], latency: LatencyResult) -> ModelReport:
+    return ModelReport(
+        model_sha256=model.artifact.sha256,
+        num_params=model.num_params,
+        num_macs=model.num_macs,
+        size_bytes=len(onnx),
+        metrics=found,
+        latency=(latency,),
+    )
+
+
+def _notes(times: tuple[LatencyResult, LatencyResult], reporter: Reporter) -> tuple[str, ...]:
+    notes = []
+    for side, time in zip(("teacher", "student"), times, strict=True):
+        if time.is_noisy:
+            low, high = time.ci_ms
+            notes.append(f"the {side}'s latency is noisy: its median lies in {low:.3f}-{high:.3f} ms although it was measured twice")
+            reporter.warn(notes[-1])
+    return tuple(notes)
