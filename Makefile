@@ -34,7 +34,7 @@ test: $(DEV)
 
 slow: $(DEV)
 	$(BIN)/foundry data fetch mnist_5k
-	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "(slow or faults) and not gpu" $(ARGS)
 
 faults: $(DEV)
 	$(BIN)/foundry data fetch mnist_5k

@@ -16,6 +16,16 @@ from foundry_ray.testing.stores import MemoryStore
 _FOLDER_MARKERS = ("integration", "faults", "e2e", "gpu")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--moments", default="few", choices=("few", "all"), help="Fault tests: a few seeded moments, or all of them.")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A fault test that asks for `moment` gets seeded shares of the stage's time at which to strike."""
+    if "moment" in metafunc.fixturenames:
+        metafunc.parametrize("moment", (0.5,) if metafunc.config.getoption("--moments") == "few" else (0.1, 0.3, 0.5, 0.7, 0.9))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
@@ -52,6 +62,7 @@ def settings(tmp_path: Path) -> Settings:
 def ray_session() -> Iterator[object]:
     """One Ray session for all integration tests of a process."""
     import ray
+
     from foundry_ray.runtime.env import worker_env
 
     with tempfile.TemporaryDirectory(prefix="fr", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:

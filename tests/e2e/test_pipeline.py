@@ -1,0 +1,110 @@
+"""The whole pipeline at smoke scale, once, with everything that a user does afterwards."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundry_ray import assets
+from foundry_ray.testing.commands import Commands, Outcome
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    folder = tmp_path_factory.mktemp("user")
+    commands = Commands(home=folder / "home", folder=folder)
+    assert commands.run("init", ".").code == 0
+    assert commands.run("data", "fetch", "mnist_5k").code == 0
+    yield commands
+    commands.stop_services()
+
+
+@pytest.fixture(scope="module")
+def first(commands: Commands) -> Outcome:
+    """A smoke run whose gates a model of two epochs can pass, left up with --keep."""
+    loose = ["--set", "gates={accuracy_drop_points: 100}", "--set", "serve.num_requests=5"]
+    outcome = commands.run("run", "pipeline.yaml", "--scale", "smoke", *loose, "--keep", "--json", timeout_s=600)
+    assert outcome.code == 0, outcome.stderr[-3000:]
+    return outcome
+
+
+def _statuses(outcome: Outcome) -> dict[str, str]:
+    return {stage["name"]: stage["status"] for stage in json.loads(outcome.stdout)["stages"]}
+
+
+@pytest.mark.timeout(700)
+def test_a_run_does_every_stage(first: Outcome) -> None:
+    assert _statuses(first) == dict.fromkeys(("data", "teacher", "search", "student", "evaluation", "registry", "serving"), "done")
+
+
+@pytest.mark.timeout(700)
+def test_a_second_run_reuses_every_finished_stage(commands: Commands, first: Outcome) -> None:
+    loose = ["--set", "gates={accuracy_drop_points: 100}", "--set", "serve.num_requests=5"]
+    again = commands.run("run", "pipeline.yaml", "--scale", "smoke", *loose, "--keep", "--json", timeout_s=300)
+    statuses = _statuses(again)
+    assert statuses.pop("serving") == "done"
+    assert set(statuses.values()) == {"reused"}
+
+
+def test_plan_says_what_is_reused_and_what_changed(commands: Commands, first: Outcome) -> None:
+    planned = commands.run("plan", "pipeline.yaml", "--scale", "smoke", "--set", "teacher.train.lr=0.001", "--json").document
+    stages = {stage["name"]: stage for stage in planned["stages"]}
+    assert stages["data"]["action"] == "reused"
+    assert stages["teacher"]["action"] == "run"
+    assert "teacher.train.lr" in stages["teacher"]["reason"]
+
+
+def test_the_run_is_listed_shown_and_reported(commands: Commands, first: Outcome) -> None:
+    run_id = json.loads(first.stdout)["run_id"]
+    assert run_id in commands.run("runs", "list").stdout
+    assert "served file" in commands.run("runs", "show", run_id).stdout
+    assert commands.run("report", run_id, "-o", "report.html").code == 0
+    assert "<svg" in (commands.folder / "report.html").read_text()
+
+
+def test_trials_are_listed_and_the_front_is_a_part_of_them(commands: Commands, first: Outcome) -> None:
+    trials = commands.run("trials", "latest", "--json").document
+    front = commands.run("trials", "latest", "--pareto", "--json").document
+    assert 1 <= len(front) <= len(trials) == 4
+    assert all(trial["state"] != "running" for trial in trials)
+
+
+def test_the_champion_predicts_without_a_server_and_pulls_into_a_folder(commands: Commands, first: Outcome) -> None:
+    images = np.zeros((3, 1, 28, 28), dtype=np.uint8)
+    np.save(commands.folder / "images.npy", images)
+    answers = commands.run("predict", "mnist@champion", "images.npy", "--json").document
+    assert len(answers) == 3
+    assert commands.run("models", "pull", "mnist@champion", "pulled").code == 0
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(commands.folder / "pulled" / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"pixels": images})[0].shape == (3, 10)
+
+
+def test_the_endpoint_outlives_the_command_until_it_is_deleted(commands: Commands, first: Outcome) -> None:
+    found = commands.run("endpoints", "list", "--json").document
+    assert [endpoint["app_name"] for endpoint in found] == ["mnist"]
+    assert commands.run("endpoints", "delete", "mnist").code == 0
+    assert commands.run("endpoints", "list", "--json").document == []
+
+
+def test_fresh_does_a_stage_again(commands: Commands, first: Outcome, tmp_path: Path) -> None:
+    options = ["--set", "gates={accuracy_drop_points: 100}", "--set", "serve.enabled=false", "--fresh", "evaluation", "--keep", "--json"]
+    statuses = _statuses(commands.run("run", "pipeline.yaml", "--scale", "smoke", *options))
+    assert statuses["evaluation"] == "done"
+    assert statuses["student"] == "reused"
+
+
+def test_a_failed_gate_is_exit_code_3_and_the_champion_stays(commands: Commands, first: Outcome) -> None:
+    before = commands.run("models", "show", "mnist@champion", "--json").document
+    strict = ["--set", "gates={accuracy_drop_points: 0, size_ratio: 0.0001}", "--keep", "--json"]
+    outcome = commands.run("run", "pipeline.yaml", "--scale", "smoke", *strict)
+    assert outcome.code == 3
+    assert json.loads(outcome.stdout)["status"] == "rejected"
+    assert commands.run("models", "show", "mnist@champion", "--json").document["version"] == before["version"]
+
+
+def test_shipped_pipeline_is_what_init_writes(commands: Commands) -> None:
+    assert (commands.folder / "pipeline.yaml").read_bytes() == (assets.root() / "pipeline.yaml").read_bytes()
