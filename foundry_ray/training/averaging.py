@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what is judged and shipped where it is on (arXiv 1803.05407 averages alike).
+"""Averages: over the steps (what is judged and shipped, where `ema_decay` is on), and of batch-norm statistics over the ranks.
 
 Batch-norm statistics are averaged like the weights: they belong to the averaged weights and not to the last ones.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from foundry_ray.protocols import Engine
 
 
 class Averaged:
@@ -36,3 +38,14 @@ def _tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Floating-point tensors, and the counters beside them."""
     tensors = [param.detach() for param in model.parameters()] + list(model.buffers())
     return [one for one in tensors if one.is_floating_point()], [one for one in tensors if not one.is_floating_point()]
+
+
+def average_buffers(model: nn.Module, engine: Engine) -> None:
+    """Replace the floating-point buffers of a model by their mean over all ranks."""
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if not buffers:
+        return
+    values = torch.cat([buffer.flatten() for buffer in buffers]).tolist()
+    mean = torch.tensor(engine.reduce_sum(values), dtype=torch.float64) / engine.world_size
+    for buffer, part in zip(buffers, torch.split(mean, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.reshape(buffer.shape))

@@ -23,7 +23,7 @@ from foundry_ray.data.hashing import mix
 from foundry_ray.data.order import epoch_batches
 from foundry_ray.errors import Diverged
 from foundry_ray.protocols import Clock, Engine, Reporter, Task
-from foundry_ray.training.averaging import Averaged
+from foundry_ray.training.averaging import Averaged, average_buffers
 from foundry_ray.training.engine import EngineState, InProcessEngine
 from foundry_ray.training.feed import Batch, DistilTargets, Feed, TensorSplit
 from foundry_ray.training.losses import training_loss
@@ -97,7 +97,8 @@ class Loop:
         """Train one epoch and judge it on val.
 
         Returns:
-            `loss`, `val_loss`, the task's primary metric, `lr` and `grad_norm` of the last step, `samples_per_s` over all ranks, `epoch_s`.
+            `loss`, `val_loss`, the task's primary metric, `lr` and `grad_norm` (where the engine knows it) of the last step, `samples_per_s`
+            over all ranks, `epoch_s`. All are finite.
 
         Raises:
             Diverged: A loss is not finite. What was saved before stays good.
@@ -115,7 +116,8 @@ class Loop:
         num_samples = self._steps_per_epoch * self._job.train.batch_size
         lr = lr_at(self.epoch * self._steps_per_epoch - 1, self.num_steps, self._job.train)
         rates = {"samples_per_s": num_samples / max(trained_s, 1e-9), "epoch_s": elapsed_s}
-        return {"loss": loss, **judged, "lr": lr, "grad_norm": self._engine.grad_norm, **rates}
+        norm = self._engine.grad_norm
+        return {"loss": loss, **judged, "lr": lr, **({"grad_norm": norm} if math.isfinite(norm) else {}), **rates}
 
     def eval_model(self) -> nn.Module:
         """A copy of what is judged and shipped: the averaged weights where averaging is on, in eval mode."""
@@ -220,6 +222,8 @@ class Loop:
         for rows_B in torch.split(rows_N, _EVAL_ROWS):
             sums = [a + b for a, b in zip(sums, self._judge_batch(model, rows_B), strict=True)]
         loss, score, count = self._engine.reduce_sum([*sums, float(len(rows_N))])
+        if not math.isfinite(loss):
+            raise _diverged("validation loss after", (self.epoch + 1) * self._steps_per_epoch, loss)
         return {"val_loss": loss / count, self._job.task.primary_metric: score / count}
 
     @torch.inference_mode()
@@ -255,19 +259,12 @@ class _Losses:
     def _check(self) -> None:
         for value in torch.stack(self._pending).tolist():
             if not math.isfinite(value):
-                message = f"the loss at step {self._step} is {value}, wanted a finite number."
-                raise Diverged(message, hint="lower `train.lr` or `train.grad_clip`; the last checkpoint is intact.", step=self._step, loss=value)
+                raise _diverged("loss at", self._step, value)
             self._total += value
             self._step += 1
         self._pending.clear()
 
 
-def average_buffers(model: nn.Module, engine: Engine) -> None:
-    """Replace the floating-point buffers of a model by their mean over all ranks."""
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    if not buffers:
-        return
-    values = torch.cat([buffer.flatten() for buffer in buffers]).tolist()
-    mean = torch.tensor(engine.reduce_sum(values), dtype=torch.float64) / engine.world_size
-    for buffer, part in zip(buffers, torch.split(mean, [buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(part.reshape(buffer.shape))
+def _diverged(what: str, step: int, loss: float) -> Diverged:
+    message = f"the {what} step {step} is {loss}, wanted a finite number."
+    return Diverged(message, hint="lower `train.lr` or `train.grad_clip`; the last checkpoint is intact.", step=step, loss=loss)

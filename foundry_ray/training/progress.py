@@ -1,0 +1,108 @@
+"""How a driver hears from workers: rank 0 overwrites one small object in the store, and the driver reads it once a second.
+
+It needs no actor, no port and no place in Ray; a lost update is replaced by the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from foundry_ray.artifacts.manifests import get_json, put_json
+from foundry_ray.errors import StoreError
+from foundry_ray.protocols import ArtifactStore, Clock, Reporter
+from foundry_ray.types import FORMAT_VERSION, from_json, to_json
+
+_WRITE_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What rank 0 last said. `attempt` names the worker group, so that words of a dead one are not taken for new."""
+
+    attempt: str
+    done: float = 0.0
+    total: float = 0.0
+    note: str = ""
+    warnings: tuple[str, ...] = ()
+    curve: tuple[Mapping[str, float], ...] = ()
+    format_version: int = FORMAT_VERSION
+
+
+class StoreReporter:
+    """A Reporter whose words lie in the store. Ranks other than 0 get one without a key, which keeps silent."""
+
+    def __init__(self, store: ArtifactStore, key: str | None, *, attempt: str, clock: Clock) -> None:
+        self._store = store
+        self._key = key
+        self._clock = clock
+        self._attempt = attempt
+        self._bar = (0.0, 0.0, "")
+        self._warnings: list[str] = []
+        self._curve: tuple[Mapping[str, float], ...] = ()
+        self._next_s = -math.inf
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """An epoch is done: told at once."""
+        self._curve = (*self._curve[: step - 1], metrics)
+        self._write()
+
+    def epochs(self, curve: Sequence[Mapping[str, float]]) -> None:
+        """All epochs so far: told at once."""
+        self._curve = tuple(curve)
+        self._write()
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        """Told at most once a second."""
+        self._bar = (done, total, note)
+        if self._clock.monotonic_s() >= self._next_s:
+            self._write()
+
+    def warn(self, message: str) -> None:
+        """Told at once."""
+        self._warnings.append(message)
+        self._write()
+
+    def _write(self) -> None:
+        if self._key is None:
+            return
+        self._next_s = self._clock.monotonic_s() + _WRITE_EVERY_S
+        done, total, note = self._bar
+        said = Progress(attempt=self._attempt, done=done, total=total, note=note, warnings=tuple(self._warnings), curve=self._curve)
+        try:
+            put_json(self._store, self._key, to_json(said))
+        except StoreError:
+            return  # training must not end because a courtesy was not heard; checkpoints meet the same store and do raise
+
+
+class Listener:
+    """Passes on to the driver's reporter what is new in the store."""
+
+    def __init__(self, store: ArtifactStore, key: str, reporter: Reporter, *, num_known: int) -> None:
+        self._store = store
+        self._key = key
+        self._reporter = reporter
+        self._num_told = num_known
+        self._num_warned: dict[str, int] = {}
+
+    def listen(self, attempt: str) -> None:
+        """Read once, and tell what the attempt said since."""
+        try:
+            said = from_json(Progress, get_json(self._store, self._key), what=self._key)
+        except StoreError:
+            return  # nothing said yet, or nobody answers: the next look will tell
+        if said.attempt != attempt:
+            return
+        for message in said.warnings[self._num_warned.get(attempt, 0) :]:
+            self._reporter.warn(message)
+        self._num_warned[attempt] = len(said.warnings)
+        self.tell(said.curve)
+        if said.total:
+            self._reporter.progress(said.done, said.total, said.note)
+
+    def tell(self, curve: Sequence[Mapping[str, float]]) -> None:
+        """Report the epochs of a curve that were not told yet; the first epoch is 1."""
+        for epoch in range(self._num_told + 1, len(curve) + 1):
+            self._reporter.report(epoch, curve[epoch - 1])
+        self._num_told = max(self._num_told, len(curve))
