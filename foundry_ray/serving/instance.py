@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from foundry_ray.errors import ServingError
+from foundry_ray.runtime import ports
 from foundry_ray.serving.spec import ReplicaSpec
 
 HOST = "127.0.0.1"
@@ -139,12 +139,12 @@ def reason_of(message: str) -> str:
 
 def free_port(wanted: int) -> int:
     """`wanted`, or the next port on the loopback interface that nobody listens on; 0: any. Raises ServingError."""
-    for port in range(wanted, min(wanted + _PORTS_TRIED, 65536)):
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
-            try:
-                listener.bind((HOST, port))
-            except OSError:
-                continue
+    if wanted == 0:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind((HOST, 0))
             return int(listener.getsockname()[1])
     last = min(wanted + _PORTS_TRIED, 65536) - 1
+    for port in range(wanted, last + 1):
+        if ports.is_free(port, HOST):
+            return port
     raise ServingError(f"ports {wanted} to {last} are busy, wanted one that is free.", hint="`--set serve.port=0` takes any.")

@@ -1,4 +1,4 @@
-"""Deploys on a real Serve: answers, versions, failures that leave the old version serving. The tests share one application and build on each other."""
+"""Deploys on a real Serve: answers, versions, failures that leave the old version serving. The tests share one Serve instance."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import onnx
-import orjson
 import pytest
 import yaml
+from foundry_ray.runtime.session import Session
 from onnx import TensorProto, helper, numpy_helper
 
 from foundry_ray.artifacts import manifests, open_store
 from foundry_ray.assets import find
 from foundry_ray.config import LimitsConfig, ServeConfig, Settings
 from foundry_ray.errors import ArtifactCorrupt, ReplicaUnhealthy, ServingError
-from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runtime.clock import SystemClock
-from foundry_ray.runtime.session import Session
 from foundry_ray.serving import Client, delete, deploy, endpoints, query
 from foundry_ray.serving.instance import RayServe
 from foundry_ray.testing.reporters import RecordingReporter
