@@ -15,13 +15,14 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, UnknownKey
 from foundry_ray.types import Json, Scalar
 
 Scale = Literal["smoke", "small", "full"]
-_EXECUTION = {"execution": True}
+_EXECUTION: JsonDict = {"execution": True}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 
 

@@ -89,10 +89,10 @@ class Pipeline:
         """Ray Train + DeepSpeed; the best epoch by val."""
         from foundry_ray.compression.cost import cost
         from foundry_ray.compression.export import to_onnx
-        from foundry_ray.training import trainer
+        from foundry_ray.training.trainer import fit
 
         context = self.context
-        return trainer.fit(
+        return fit(
             self.config.teacher,
             task=self.config.task,
             dataset=dataset,

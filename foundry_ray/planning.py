@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from foundry_ray import keys
 from foundry_ray.config import PipelineConfig, Settings
-from foundry_ray.errors import ConfigError
+from foundry_ray.errors import ConfigError, OutOfRange
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runlog import list_runs, load_run, read_result
 from foundry_ray.stages import PROGRESS_PREFIXES, STAGES
@@ -24,10 +24,15 @@ def check(config: PipelineConfig) -> None:
     from foundry_ray.search.policy import parse_policy
     from foundry_ray.search.space import load_space
 
-    models.require(config.teacher.model.family)
-    tasks.require(config.task)
+    _require("teacher.model.family", config.teacher.model.family, models.names())
+    _require("task", config.task, tasks.names())
     load_space(config.search.space, config.search)
     parse_policy(config.search.choose)
+
+
+def _require(key: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise OutOfRange(f"{key} is {name!r}, but must be one of {', '.join(sorted(known))}.", hint=f"name one of these under `{key}`.", key=key, value=name)
 
 
 def check_stages(names: Collection[str]) -> None:
