@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +23,6 @@ HOST = "127.0.0.1"
 _NUM_PORTS = 5
 _GRPC_OFFSET = 10_000  # each HTTP port also takes the port this much above
 _FIRST_PORT, _LAST_PORT = 18_000, 22_700  # so that both halves lie below the ephemeral ports (32768 and up)
-_MAX_SOCKET_PATH = 100  # the kernel's limit is 104 or 108 bytes
 _JWT_NAMES = ("WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY", "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")
 # A shell that starts the server in the background, writes its pid and ends, so that the server is nobody's child.
 LAUNCHER = ("/bin/sh", "-c", '"$@" & echo $! >"$0"')
@@ -51,8 +51,20 @@ def find_port(remembered: int | None) -> int:
     raise StoreUnavailable(message, hint="stop what listens there, or set `store: file:///path`.", uri="embedded")
 
 
+def sweep_sockets(first: int) -> None:
+    """Remove the socket files that a dead server with this S3 port left in /tmp."""
+    for port in _ports(first):
+        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _ports(first: int) -> list[int]:
+    return [port for base in range(first, first + _NUM_PORTS) for port in (base, base + _GRPC_OFFSET)]
+
+
 def _is_free(first: int) -> bool:
-    return all(_can_bind(port) for base in range(first, first + _NUM_PORTS) for port in (base, base + _GRPC_OFFSET))
+    return all(_can_bind(port) for port in _ports(first))
 
 
 def _can_bind(port: int) -> bool:
@@ -82,7 +94,7 @@ def environment(jwt_keys: tuple[str, ...], home: Path) -> Mapping[str, str]:
 
 def command(*, port: int, data: Path, config: Path) -> list[str]:
     """The server's arguments; no secret among them."""
-    options: dict[str, object] = {
+    options = {
         "dir": data,
         "ip": HOST,
         "ip.bind": HOST,
@@ -100,7 +112,4 @@ def command(*, port: int, data: Path, config: Path) -> list[str]:
         "s3.autoCreateBucket": "false",
         "s3.config": config,
     }
-    socket_path = data.parent / "s3.sock"
-    if len(str(socket_path)) < _MAX_SOCKET_PATH:  # else it lies in /tmp, where it stays after the server
-        options["s3.localSocket"] = socket_path
     return [str(binary()), "-logtostderr", "mini", *(f"-{name}={value}" for name, value in options.items())]

@@ -24,7 +24,7 @@ from foundry_ray.artifacts import _weed
 from foundry_ray.artifacts._clock import WallClock
 from foundry_ray.artifacts.s3 import Endpoint, S3Store
 from foundry_ray.config import Settings
-from foundry_ray.errors import StoreUnavailable
+from foundry_ray.errors import ConfigError, StoreUnavailable
 from foundry_ray.protocols import Clock
 from foundry_ray.types import FORMAT_VERSION, Json, to_json
 
@@ -102,6 +102,15 @@ def status(settings: Settings) -> StoreState | None:
     )
 
 
+def is_installed() -> bool:
+    """Whether the server's binary is there."""
+    try:
+        _weed.binary()
+    except ConfigError:
+        return False
+    return True
+
+
 def exists(settings: Settings) -> bool:
     """Whether this home has an embedded store, running or not."""
     return (_folder(settings) / "data").is_dir()
@@ -117,8 +126,13 @@ def stop(settings: Settings, clock: Clock | None = None, *, timeout_s: float = _
         was_alive = _is_alive(folder)
         pid = _read_pid(folder)
         (folder / "pid").unlink(missing_ok=True)
+        if was_alive and pid is None:
+            raise _lost(folder)
+        known = _read_secrets(folder)
         if was_alive and pid is not None:
             _end(folder, pid, clock, timeout_s)
+            if known is not None and known.port is not None:
+                _weed.sweep_sockets(known.port)
     return was_alive
 
 
@@ -153,10 +167,8 @@ def _endpoint(settings: Settings) -> Endpoint:
 def _start(settings: Settings) -> StoreState:
     folder = _folder(settings)
     known = _read_secrets(folder)
-    if _is_alive(folder):  # its state or pid file was lost
-        raise StoreUnavailable(
-            f"a store of {settings.home} runs, but its state file is gone.", hint=f"end the `weed` that uses {folder / 'data'}.", uri="embedded"
-        )
+    if _is_alive(folder):
+        raise _lost(folder)
     fresh = known or _Secrets(
         port=None,
         access_key=secrets.token_hex(10),
@@ -244,6 +256,11 @@ def _is_alive(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _lost(folder: Path) -> StoreUnavailable:
+    message = f"a store of {folder} runs, but its files state.json or pid are gone, so that it can be neither joined nor stopped."
+    return StoreUnavailable(message, hint=f"end the process `weed` that has `-dir={folder / 'data'}`.", uri="embedded")
 
 
 @contextmanager

@@ -91,11 +91,12 @@ class StoreContract:
     def test_readers_see_whole_objects_while_they_are_replaced(self, store: ArtifactStore, folder: str) -> None:
         versions = [bytes([letter]) * 50_000 for letter in b"abcd"]
         store.put(f"{folder}/a", versions[0])
-        with ThreadPoolExecutor(2) as pool:
-            writing = pool.submit(lambda: [store.put(f"{folder}/a", data) for data in versions * 3])
-            while not writing.done():
+        with ThreadPoolExecutor(1) as pool:
+            writing = [pool.submit(store.put, f"{folder}/a", data) for data in versions * 3]
+            while not writing[-1].done():
                 assert store.get(f"{folder}/a") in versions
-            writing.result()
+            for done in writing:
+                done.result()
 
     def test_what_is_absent_is_said_to_be(self, store: ArtifactStore, folder: str, tmp_path: Path) -> None:
         with pytest.raises(ArtifactNotFound, match=f"{folder}/none is not in"):
@@ -132,7 +133,8 @@ class StoreContract:
     def test_a_long_listing_is_complete(self, store: ArtifactStore, folder: str) -> None:
         keys = [f"{folder}/{number:05d}" for number in range(1_100)]
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda key: store.put(key, b""), keys))
+            for done in [pool.submit(store.put, key, b"") for key in keys]:
+                done.result()
         assert [info.key for info in store.list(f"{folder}/")] == keys
 
     @pytest.mark.parametrize("key", _HOSTILE_KEYS, ids=lambda key: repr(key)[:20])

@@ -111,6 +111,15 @@ def test_a_server_that_overwrites_on_create_only_is_refused(aws: pytest.MonkeyPa
         open_store("s3://bucket", settings=settings)
 
 
+def test_a_gateway_that_drops_bodies_is_noticed(aws: pytest.MonkeyPatch) -> None:
+    store = s3.S3Store(uri="s3://bucket", bucket="bucket", prefix="", connect=s3.Endpoint, hint="")
+    store.client().meta.events.register("before-call.s3.PutObject", lambda params, **_: params.update(body=b""))
+    with pytest.raises(StoreUnavailable, match="confirmed torn and then holds 0 of its 5 bytes") as caught:
+        store.put("torn", b"12345")
+    assert caught.value.retryable
+    assert store.stat("torn") is None
+
+
 @pytest.mark.timeout(30)
 def test_an_unreachable_server_is_said_within_seconds(aws: pytest.MonkeyPatch, settings: Settings) -> None:
     with socket.socket() as taken:
@@ -184,6 +193,7 @@ def test_commands_that_start_at_once_share_one_server() -> None:
             assert embedded.stop(settings)
         assert embedded.status(settings) is None
         assert not embedded.stop(settings)
+    assert not list(Path("/tmp").glob(f"seaweedfs-*{states[0].port}.sock"))
 
 
 def test_after_kill_9_an_operation_revives_the_server_and_nothing_is_lost(home: Settings) -> None:
@@ -213,6 +223,17 @@ def test_a_pid_that_belongs_to_another_process_is_not_touched(tmp_path: Path) ->
     (tmp_path / "store" / "pid").write_text(str(os.getpid()))
     assert embedded.status(settings) is None
     assert not embedded.stop(settings)
+
+
+def test_a_server_whose_pid_file_is_gone_is_reported_and_not_guessed_at(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    pid = embedded.serve(settings).pid
+    (tmp_path / "store" / "pid").unlink()
+    for action in (embedded.serve, embedded.stop):
+        with pytest.raises(StoreUnavailable, match=r"neither joined nor stopped\. Hint: end the process `weed`"):
+            action(settings)
+    (tmp_path / "store" / "pid").write_text(str(pid))
+    assert embedded.stop(settings)
 
 
 def test_a_busy_port_is_replaced_and_the_data_stays(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from foundry_ray.artifacts import open_store
 from foundry_ray.config import Settings
-from foundry_ray.errors import ConfigError
+from foundry_ray.config import settings as read_settings
+from foundry_ray.errors import ConfigError, OutOfRange
 
 
 @pytest.mark.parametrize("uri", ["", "embeded", "s3://", "http://host/x", "file://host/x", "file:relative", "/tmp/x", "s3://bucket?x=1"])
@@ -45,3 +46,9 @@ def test_importing_artifacts_imports_no_client_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_retry_budget_comes_from_the_environment() -> None:
+    assert read_settings({"FOUNDRY_STORE_RETRY_S": "2.5"}).store_retry_s == 2.5
+    with pytest.raises(OutOfRange, match="FOUNDRY_STORE_RETRY_S is 'soon', wanted seconds from 0 to 86400"):
+        read_settings({"FOUNDRY_STORE_RETRY_S": "soon"})
