@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 INTERRUPTED = 130
+_PIPED_WIDTH = 120
 
 
 class _State:
@@ -48,8 +49,7 @@ def emit(value: object, render: Callable[[], RenderableType]) -> None:
     else:
         from rich.console import Console
 
-        console = Console(soft_wrap=False)
-        console.print(render())
+        Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(render())
 
 
 def text(message: str) -> Callable[[], str]:

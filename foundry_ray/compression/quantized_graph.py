@@ -49,7 +49,7 @@ def quantize_weight(weight: np.ndarray, bias: np.ndarray | None, input_scale: fl
 
 
 class _Writer:
-    """Rewrites nodes in order. A stored tensor `x` has the integers `x.q`; readers that need numbers find them under `x`."""
+    """Rewrites nodes in order. A stored tensor `x` has the integers `x/q`; readers that need numbers find them under `x`."""
 
     def __init__(self, graph: onnx.GraphProto, grids: Mapping[str, Grid]) -> None:
         self.grids = dict(grids)
@@ -60,13 +60,13 @@ class _Writer:
         self._renamed: dict[str, str] = {}
         pixels = pixel_grid(graph)
         if pixels is not None and self.grids.get(pixels[0]) == pixels[1]:
-            self._renamed[f"{pixels[0]}.q"] = graph.input[0].name
+            self._renamed[f"{pixels[0]}/q"] = graph.input[0].name
             self._dequantize(pixels[0])
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Write one fp32 node in its int8 form."""
         output = node.output[0]
-        if f"{output}.q" in self._renamed:
+        if f"{output}/q" in self._renamed:
             return
         if node.op_type == "Relu" and output in self.grids and self._is_clipped(node):
             return
@@ -76,9 +76,9 @@ class _Writer:
         if node.op_type in WEIGHTED and node.input[0] in self.grids and node.input[1] in self._original:
             node = self._with_stored_weight(node)
         stored = self._stored_as(output)
-        self._append(node, inputs=node.input, output=f"{stored}.f" if stored else output)
+        self._append(node, inputs=node.input, output=f"{stored}/f" if stored else output)
         if stored:
-            self._emit("QuantizeLinear", [f"{stored}.f", *self._grid_names(stored)], self._integers(stored))
+            self._emit("QuantizeLinear", [f"{stored}/f", *self._grid_names(stored)], self._integers(stored))
             self._dequantize(stored)
 
     def _stored_as(self, output: str) -> str | None:
@@ -109,30 +109,30 @@ class _Writer:
         values, scale = quantize_weight(numpy_helper.to_array(self._original[node.input[1]]), bias, grid.scale)
         changed = NodeProto()
         changed.CopyFrom(node)
-        changed.input[1] = self._store_constant(f"{node.output[0]}.weight", values, scale)
+        changed.input[1] = self._store_constant(f"{node.output[0]}/weight", values, scale)
         if bias is not None:
             steps = scale.astype(np.float64) * grid.scale
-            changed.input[2] = self._store_constant(f"{node.output[0]}.bias", np.rint(bias / steps).astype(np.int32), steps)
+            changed.input[2] = self._store_constant(f"{node.output[0]}/bias", np.rint(bias / steps).astype(np.int32), steps)
         return changed
 
     def _store_constant(self, name: str, integers: np.ndarray, scale: np.ndarray) -> str:
-        self._constant(f"{name}.q", integers)
-        self._constant(f"{name}.scale", scale.astype("float32"))
-        self._emit("DequantizeLinear", [f"{name}.q", f"{name}.scale"], name, axis=0)
+        self._constant(f"{name}/q", integers)
+        self._constant(f"{name}/scale", scale.astype("float32"))
+        self._emit("DequantizeLinear", [f"{name}/q", f"{name}/scale"], name, axis=0)
         return name
 
     def _dequantize(self, name: str) -> None:
         self._emit("DequantizeLinear", [self._integers(name), *self._grid_names(name)], name)
 
     def _integers(self, name: str) -> str:
-        return self._renamed.get(f"{name}.q", f"{name}.q")
+        return self._renamed.get(f"{name}/q", f"{name}/q")
 
     def _grid_names(self, name: str) -> list[str]:
         import numpy as np
 
-        self._constant(f"{name}.scale", np.asarray(self.grids[name].scale, dtype=np.float32))
-        self._constant(f"{name}.zero", np.asarray(self.grids[name].zero_point, dtype=np.uint8))
-        return [f"{name}.scale", f"{name}.zero"]
+        self._constant(f"{name}/scale", np.asarray(self.grids[name].scale, dtype=np.float32))
+        self._constant(f"{name}/zero", np.asarray(self.grids[name].zero_point, dtype=np.uint8))
+        return [f"{name}/scale", f"{name}/zero"]
 
     def _constant(self, name: str, values: np.ndarray) -> None:
         from onnx import numpy_helper

@@ -62,6 +62,8 @@ def _image(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
     except ImportError as error:
         raise DataError("reading images needs Pillow, which is not installed.", hint="pip install 'foundry-ray[images]'") from error
     channels, height, width = image_shape
+    if channels not in _MODES:
+        raise DataError(f"the model takes {channels} channels, wanted 1 or 3 for image files.", hint="give it a .npy file.")
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert(_MODES[channels]), dtype=np.uint8)

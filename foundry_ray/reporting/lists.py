@@ -93,7 +93,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     table = simple("", ("", "what", "found", "fix"), ())
     for finding in findings:
         mark = "[green]ok[/green]" if finding.is_ok else ("[dim]-[/dim]" if finding.is_optional else "[red]NO[/red]")
-        table.add_row(mark, finding.name, finding.detail, "" if finding.is_ok else finding.fix)
+        table.add_row(mark, finding.name, Text(finding.detail), Text("" if finding.is_ok else finding.fix))
     return table
 
 
@@ -102,7 +102,7 @@ def schema_table(schema: Json) -> Table:
     assert isinstance(schema, dict)
     table = simple("", ("key", "type", "default", "what it is"), ())
     for row in _schema_rows(schema, schema, ""):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -28,7 +28,7 @@ def simple(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *,
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from foundry_ray import assets
-from foundry_ray.config import ObjectiveConfig, read_yaml, validate
+from foundry_ray.config import ObjectiveConfig, TrainConfig, read_yaml, validate
 from foundry_ray.errors import SearchSpaceError, UnknownKey
 from foundry_ray.search import constraints as limits
 from foundry_ray.types import Objective, Param, Scalar, SearchSpace
@@ -49,10 +49,11 @@ def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
 
 def check_recipes(space: SearchSpace, *, where: str) -> None:
     """Make the recipes of both ends of the space, so that a parameter that nothing understands is an error before anything starts."""
-    from foundry_ray.compression import recipes
+    from foundry_ray.compression import recipe_from_params
 
     for pick in (0, -1):
-        recipes.recipe_from_params(_corner(space, pick, where=where))
+        hyperparams, _ = recipe_from_params(_corner(space, pick, where=where))
+        validate(TrainConfig, dict(hyperparams), where=f"{where}: params")
 
 
 def _corner(space: SearchSpace, pick: int, *, where: str) -> dict[str, Scalar]:
@@ -159,11 +160,9 @@ def _range(name: str, kind: Literal["float", "int"], body: Mapping[str, object],
 
 
 def _bounds(bounds: object, kind: str, place: str, name: str) -> tuple[float, float]:
-    is_pair = isinstance(bounds, list) and len(bounds) == 2
-    numbers = (
-        bounds if is_pair and all(isinstance(one, (int, float)) and not isinstance(one, bool) and math.isfinite(one) for one in bounds) else None
-    )
-    if numbers is None or (kind == "int" and any(one != int(one) for one in numbers)):
+    pair: list[object] = bounds if isinstance(bounds, list) else []
+    numbers = [float(one) for one in pair if isinstance(one, (int, float)) and not isinstance(one, bool) and math.isfinite(one)]
+    if len(pair) != 2 or len(numbers) != 2 or (kind == "int" and any(one != int(one) for one in numbers)):
         wanted = "[low, high] of whole numbers" if kind == "int" else "[low, high] of finite numbers"
         hint = f"write `{name}: {{{kind}: [1, 8]}}`; YAML reads 1e-3 as text, 1.0e-3 as a number."
         raise SearchSpaceError(f"{place}.{kind} is {bounds!r}, wanted {wanted}.", hint=hint, param=name)
