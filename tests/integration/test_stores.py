@@ -8,6 +8,8 @@ import pickle
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -194,6 +196,20 @@ def test_commands_that_start_at_once_share_one_server() -> None:
         assert embedded.status(settings) is None
         assert not embedded.stop(settings)
     assert not list(Path("/tmp").glob(f"seaweedfs-*{states[0].port}.sock"))
+
+
+def test_the_server_outlives_the_command_that_started_it_and_its_ctrl_c(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from foundry_ray.artifacts import embedded; from foundry_ray.config import Settings;"
+        "embedded.serve(Settings(home=Path(sys.argv[1]))); os.killpg(0, signal.SIGINT)"
+    )
+    command = subprocess.run([sys.executable, "-c", code, str(tmp_path)], start_new_session=True, capture_output=True, timeout=60, check=False)
+    try:
+        assert command.returncode == -signal.SIGINT
+        open_store("embedded", settings=settings).put("a", b"1")
+    finally:
+        assert embedded.stop(settings)
 
 
 def test_after_kill_9_an_operation_revives_the_server_and_nothing_is_lost(home: Settings) -> None:
