@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 import yaml
-from foundry_ray.runtime.session import Session
 from onnx import TensorProto, helper, numpy_helper
 
 from foundry_ray.artifacts import manifests, open_store
@@ -19,6 +18,7 @@ from foundry_ray.assets import find
 from foundry_ray.config import LimitsConfig, ServeConfig, Settings
 from foundry_ray.errors import ArtifactCorrupt, ReplicaUnhealthy, ServingError
 from foundry_ray.runtime.clock import SystemClock
+from foundry_ray.runtime.session import Session
 from foundry_ray.serving import Client, delete, deploy, endpoints, query
 from foundry_ray.serving.instance import RayServe
 from foundry_ray.testing.reporters import RecordingReporter
@@ -92,27 +92,40 @@ def shop(tmp_path_factory: pytest.TempPathFactory, ray_session: object) -> Itera
     serve.shutdown()
 
 
-@contextmanager
-def _traffic(url: str) -> Iterator[list[str]]:
-    """Asks all the time; yields the versions that answered, and what went wrong."""
-    seen: list[str] = []
-    stop = threading.Event()
+class _Traffic:
+    """Asks an endpoint all the time while the block runs."""
 
-    def ask() -> None:
-        with Client(url) as client:
-            while not stop.is_set():
+    def __init__(self, url: str) -> None:
+        self.seen: list[str] = []
+        self._waits_s = [0.0]
+        self._url = url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        with Client(self._url) as client:
+            while not self._stop.is_set():
+                began_s = time.monotonic()
                 try:
-                    seen.append(client.infer(IMAGES[:1]).model_version)
+                    self.seen.append(client.infer(IMAGES[:1]).model_version)
                 except ServingError as error:
-                    seen.append(str(error))
+                    self.seen.append(str(error))
+                self._waits_s.append(time.monotonic() - began_s)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
+    def __enter__(self) -> _Traffic:
+        self._began_s = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.duration_s = time.monotonic() - self._began_s
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def gap_ratio(self) -> float:
+        """The longest wait for an answer, as a share of the whole time; near 1 where nothing served for a while."""
+        return max(self._waits_s) / self.duration_s
 
 
 def _expected(scale: float) -> np.ndarray:
@@ -162,12 +175,12 @@ def test_the_health_and_metadata_paths_answer(shop: _Shop) -> None:
         assert cast(dict[str, object], client.get("/v2"))["name"] == "foundry_ray"
 
 
-def test_a_new_version_takes_over_without_a_failed_request(shop: _Shop) -> None:
+def test_a_new_version_takes_over_without_a_gap_or_a_failed_request(shop: _Shop) -> None:
     endpoint = shop.deploy(shop.entry(1, _onnx(1.0)))
-    with _traffic(endpoint.url) as seen:
+    with _Traffic(endpoint.url) as traffic:
         shop.deploy(shop.entry(2, _onnx(2.0)))
-    assert set(seen) == {"1", "2"}
-    assert seen == sorted(seen, key=int)
+    assert set(traffic.seen) == {"1", "2"}
+    assert traffic.gap_ratio < 0.4
 
 
 def test_a_corrupt_model_is_refused_before_serve_is_touched(shop: _Shop) -> None:
@@ -185,9 +198,10 @@ def test_a_version_whose_replica_does_not_start_leaves_the_old_one_serving(shop:
     endpoint = shop.deploy(shop.entry(2, _onnx(2.0)))
     broken = shop.entry(4, _onnx(4.0))
     _before_serve_runs(monkeypatch, lambda: shop.break_blob(broken))
-    with _traffic(endpoint.url) as seen, pytest.raises(ReplicaUnhealthy, match=r"lin:4 did not start: .*has sha256.*Version 2 still serves"):
+    with _Traffic(endpoint.url) as traffic, pytest.raises(ReplicaUnhealthy, match=r"lin:4 did not start: .*has sha256.*Version 2 still serves"):
         shop.deploy(broken)
-    assert set(seen) == {"2"}
+    assert set(traffic.seen) == {"2"}
+    assert traffic.gap_ratio < 0.4
     assert query(endpoint.url, IMAGES).model_version == "2"
     assert [(item.model_version, item.status) for item in endpoints(NO_SESSION)] == [("2", "RUNNING")]
 
