@@ -134,7 +134,7 @@ def _train_here(job: RankJob, reporter: Reporter, clock: Clock) -> None:
 def _train_on_ray(job: RankJob, session: RaySession, listener: Listener, *, settings: Settings, reporter: Reporter) -> None:
     """Start worker groups until one gets to the end, as `failures.decide` says."""
     group = _Group(job=job, attempt="", num_workers=job.config.workers, use_gpu=_wants_gpu(job.config, session, reporter))
-    session.require(_request(group), "the teacher")
+    session.require(_request(group), "teacher.workers")
     facts = FailureFacts(failures=(), max_failures=job.config.max_failures)
     while True:
         group = replace(group, attempt=uuid.uuid4().hex[:12])

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foundry_ray import tasks
+from foundry_ray.errors import Diverged, OutOfRange
+from foundry_ray.testing.clock import FakeClock
+from foundry_ray.testing.reporters import RecordingReporter
+from foundry_ray.training.engine import TorchEngine
+from foundry_ray.training.loop import DistilTargets, FitJob, Loop, TensorSplit
+
+MakeModel = Callable[[], nn.Module]
+
+
+def make_loop(job: FitJob, model: nn.Module, **arguments: object) -> Loop:
+    return Loop(job, TorchEngine(model, job.train), **{"reporter": RecordingReporter(), "clock": FakeClock(), **arguments})
+
+
+def weights(loop: Loop) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in loop.eval_model().state_dict().items()}
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_resume_is_bit_identical_to_the_unbroken_run(with_train: Callable[..., FitJob], make_model: MakeModel, optimizer: str) -> None:
+    job = with_train(optimizer=optimizer)
+    unbroken = make_loop(job, make_model())
+    metrics = [unbroken.run_epoch() for _ in range(4)]
+    first = make_loop(job, make_model())
+    first.run_epoch()
+    buffer = io.BytesIO()
+    torch.save(first.state(), buffer)
+    buffer.seek(0)
+    torch.manual_seed(1234)
+    second = make_loop(job, make_model())
+    second.load_state(torch.load(buffer, weights_only=True))
+    assert second.epoch == 1
+    assert [second.run_epoch() for _ in range(3)] == metrics[1:]
+    assert_equal(weights(unbroken), weights(second))
+
+
+def test_a_directory_restores_what_a_state_restores(job: FitJob, make_model: MakeModel, tmp_path: Path) -> None:
+    first = make_loop(job, make_model())
+    first.run_epoch()
+    first.save(tmp_path)
+    second = make_loop(job, make_model())
+    second.load(tmp_path)
+    assert first.run_epoch() == second.run_epoch()
+    assert_equal(weights(first), weights(second))
+
+
+def test_training_learns(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    loop = make_loop(with_train(epochs=15, lr=3e-2), make_model())
+    metrics = [loop.run_epoch() for _ in range(15)]
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+    assert metrics[-1]["accuracy"] > 0.9
+
+
+class _PlantedNan:
+    """The task whose loss is NaN from a step on."""
+
+    name = "planted"
+    primary_metric = "accuracy"
+
+    def __init__(self, step: int) -> None:
+        self._inner = tasks.get("image_classification")
+        self._left = step
+
+    def loss(self, logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        self._left -= torch.is_grad_enabled()
+        return self._inner.loss(logits_BC, labels_B) * (float("nan") if self._left < 0 else 1.0)
+
+    def correct(self, logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+        return self._inner.correct(logits_NC, labels_N)
+
+
+def test_a_nan_ends_training_with_its_step_and_loss(job: FitJob, make_model: MakeModel) -> None:
+    loop = make_loop(dataclasses.replace(job, task=_PlantedNan(step=8)), make_model())
+    loop.run_epoch()
+    with pytest.raises(Diverged, match="the loss at step 8 is nan, wanted a finite number") as caught:
+        loop.run_epoch()
+    assert caught.value.facts["step"] == 8
+    assert caught.value.facts["loss"] != caught.value.facts["loss"]
+
+
+def test_a_batch_larger_than_the_split_is_refused(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    with pytest.raises(OutOfRange, match="batch_size is 49, but the training split has 48 rows"):
+        make_loop(with_train(batch_size=49), make_model()).run_epoch()
+
+
+def test_without_averaging_the_live_weights_are_judged_and_shipped(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    model = make_model()
+    loop = make_loop(with_train(ema_decay=0.0), model)
+    loop.run_epoch()
+    assert_equal(weights(loop), model.state_dict())
+
+
+def test_averaging_follows_its_definition_batch_norm_included(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    job, model = with_train(ema_decay=0.5, epochs=1), make_model()
+    expected = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}
+    steps: list[dict[str, Tensor]] = []
+
+    def remember() -> None:
+        steps.append({name: tensor.double().clone() for name, tensor in model.state_dict().items()})
+
+    loop = make_loop(job, model, between_steps=remember)
+    loop.run_epoch()
+    remember()
+    for number, live in enumerate(steps[1:]):
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = {name: decay * expected[name] + (1 - decay) * live[name] for name in live}
+    average = loop.eval_model().state_dict()
+    assert torch.allclose(average["0.running_var"].double(), expected["0.running_var"], rtol=1e-5)
+    assert torch.allclose(average["1.weight"].double(), expected["1.weight"], rtol=1e-4, atol=1e-6)
+    assert average["0.num_batches_tracked"] == 6
+
+
+def test_rungs_judge_through_eval_transform_and_leave_the_weights_alone(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    def silence(model: nn.Module) -> nn.Module:
+        for param in model.parameters():
+            param.zero_()
+        return model
+
+    plain = make_loop(with_train(ema_decay=0.0), make_model())
+    silenced = make_loop(dataclasses.replace(with_train(ema_decay=0.0), eval_transform=silence), make_model())
+    plain_metrics, metrics = plain.run_epoch(), silenced.run_epoch()
+    assert metrics["val_loss"] == pytest.approx(np.log(3), rel=1e-5)
+    assert metrics["loss"] == plain_metrics["loss"]
+    assert_equal(weights(plain), weights(silenced))
+
+
+def test_waiting_between_steps_is_not_charged(job: FitJob, make_model: MakeModel) -> None:
+    clock = FakeClock()
+    loop = make_loop(job, make_model(), clock=clock, between_steps=lambda: clock.sleep(10.0))
+    assert loop.run_epoch()["epoch_s"] == 0.0
+    assert len(clock.sleeps) == 6
+
+
+def test_the_process_keeps_its_own_random_stream(job: FitJob, make_model: MakeModel) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    loop = make_loop(job, make_model())
+    torch.manual_seed(7)
+    loop.run_epoch()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_progress_is_told_at_most_twice_a_second(job: FitJob, make_model: MakeModel) -> None:
+    clock, reporter = FakeClock(), RecordingReporter()
+    loop = make_loop(job, make_model(), clock=clock, reporter=reporter, between_steps=lambda: clock.sleep(0.2))
+    loop.run_epoch()
+    assert reporter.progresses == [(1, 24, "epoch 1/4"), (4, 24, "epoch 1/4")]
+
+
+def test_distillation_follows_hinton(job: FitJob, make_model: MakeModel) -> None:
+    from foundry_ray.training.losses import distillation
+
+    logits_BC, targets_BC = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[0.0, 3.0, 1.0]])
+    teacher, student = torch.softmax(targets_BC / 4, 1), torch.softmax(logits_BC / 4, 1)
+    expected = 16 * (teacher * (teacher / student).log()).sum()
+    assert distillation(logits_BC, targets_BC, 4.0) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_epoch_trains_on_the_targets_of_its_view(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    def losses(logits_VNC: Tensor) -> list[float]:
+        job = with_train(ema_decay=0.0, lr=1e-9)
+        targets = DistilTargets(logits_VNC=logits_VNC.half(), alpha=1.0, temperature=1.0)
+        loop = make_loop(dataclasses.replace(job, distil=targets), make_model())
+        return [loop.run_epoch()["loss"] for _ in range(3)]
+
+    flat = torch.zeros(2, 48, 3)
+    second_view_differs = torch.stack((flat[0], 5 * torch.nn.functional.one_hot(torch.zeros(48, dtype=torch.int64), 3)))
+    plain, changed = losses(flat), losses(second_view_differs)
+    assert changed[0] == plain[0]
+    assert changed[1] > plain[1] + 0.5
+    assert changed[2] == pytest.approx(plain[2], abs=1e-5)
+
+
+def test_alpha_zero_is_training_without_a_teacher(job: FitJob, make_model: MakeModel) -> None:
+    targets = DistilTargets(logits_VNC=torch.randn(4, 48, 3).half(), alpha=0.0, temperature=2.0)
+    alone, taught = make_loop(job, make_model()), make_loop(dataclasses.replace(job, distil=targets), make_model())
+    assert alone.run_epoch()["loss"] == pytest.approx(taught.run_epoch()["loss"], rel=1e-6)
+
+
+def test_gradients_are_clipped_to_the_norm(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    def moved(grad_clip: float) -> float:
+        job = with_train(optimizer="sgd", schedule="constant", warmup_ratio=0.0, lr=1.0, weight_decay=0.0, grad_clip=grad_clip, ema_decay=0.0)
+        model = make_model()
+        before = copy.deepcopy(model.state_dict())
+        engine = TorchEngine(model, job.train)
+        engine.set_lr(1.0)
+        engine.step(engine.forward(job.split_train.images_NCHW[:8].float()).square().sum() * 100)
+        assert engine.grad_norm > 10
+        return float(sum((model.state_dict()[name] - before[name]).square().sum() for name, _ in model.named_parameters())) ** 0.5
+
+    assert moved(0.01) == pytest.approx(0.01 * 1.9, rel=1e-3)
+    assert moved(0.0) > 10
+
+
+def test_read_only_arrays_become_tensors_without_a_copy_or_a_warning() -> None:
+    from foundry_ray.data import Split
+
+    images_NCHW = np.zeros((2, 1, 3, 3), np.uint8)
+    images_NCHW.flags.writeable = False
+    split = TensorSplit.of(Split(images_NCHW=images_NCHW, labels_N=np.arange(2)))
+    assert split.images_NCHW.data_ptr() == images_NCHW.ctypes.data
+    assert split.num_rows == 2
