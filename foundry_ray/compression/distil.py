@@ -65,12 +65,12 @@ def teacher_targets(
 
     images = torch.as_tensor(images_NCHW)
     teacher = teacher.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    num_distinct = views if augment else 1
     result = []
-    for view in range(views if augment else 1):
+    for view in range(num_distinct):
         result.append(_one_view(teacher, images, augment=augment, view=view, seed=seed, batch_size=batch_size))
-        reporter.progress(view + 1, views, "teacher targets")
-    repeats = 1 if augment else views
-    return np.stack(result * repeats)
+        reporter.progress(view + 1, num_distinct, "teacher targets")
+    return np.stack(result * (views // num_distinct))
 
 
 def _one_view(teacher: nn.Module, images_NCHW: Tensor, *, augment: Sequence[str], view: int, seed: int, batch_size: int) -> np.ndarray:

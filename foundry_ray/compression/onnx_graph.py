@@ -55,7 +55,7 @@ class GraphWriter:
         if isinstance(value, fx.Node):
             return value.name
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return self.weight(f"{like}.constant", torch.tensor(float(value)))
+            return self.weight(f"{like}/constant", torch.tensor(float(value)))
         raise Unsupported(f"an operand of type {type(value).__name__}")
 
     def visit(self, node: fx.Node) -> None:
@@ -221,9 +221,9 @@ def _mean(writer: GraphWriter, node: fx.Node, out: str) -> None:
     if not isinstance(dims, (tuple, list)) or sorted(dims) not in ([2, 3], [-2, -1]):
         raise Unsupported(f"a mean over {dims}")
     keep = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
-    writer.emit("GlobalAveragePool", [_source(node)], out if keep else f"{out}.pooled")
+    writer.emit("GlobalAveragePool", [_source(node)], out if keep else f"{out}/pooled")
     if not keep:
-        writer.emit("Flatten", [f"{out}.pooled"], out, axis=1)
+        writer.emit("Flatten", [f"{out}/pooled"], out, axis=1)
 
 
 def _binary(op_type: str) -> Emit:

@@ -90,11 +90,7 @@ def _replayed(onnx: bytes, rows_NCHW: np.ndarray) -> np.ndarray:
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=_REPLAY_TIMEOUT_S, check=False)
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines()[-1:] or ["no output"]
-            raise ParityFailed(
-                f"the file does not load in a fresh process: {reason[0]}",
-                hint="run the command of `foundry doctor`.",
-                max_abs_diff=float("inf"),
-                tolerance=0.0,
-            )
+            message = f"the file does not answer in a fresh process: {reason[0]}."
+            raise ParityFailed(message, hint="`foundry doctor` tells what is installed.", max_abs_diff=float("inf"), tolerance=0.0)
         result: np.ndarray = np.load(logits)
         return result
