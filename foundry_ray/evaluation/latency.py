@@ -126,9 +126,11 @@ def _measured(conditions: _Conditions, files: Sequence[bytes], batch_size: int) 
 def _timed(conditions: _Conditions, runtimes: Sequence[Runtime], batch_size: int) -> tuple[list[Timing], bool, float]:
     import numpy as np
 
-    shape = (batch_size, *runtimes[0].image_shape)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    runs = [functools.partial(runtime.run, pixels) for runtime in runtimes]
+    generator = np.random.default_rng(0)
+    shapes = [(batch_size, *runtime.image_shape) for runtime in runtimes]
+    runs = [
+        functools.partial(runtime.run, generator.integers(0, 256, shape, dtype=np.uint8)) for runtime, shape in zip(runtimes, shapes, strict=True)
+    ]
     if conditions.gate is None:
         return [summarize(times) for times in sample(runs, budget_s=conditions.budget_s, clock=conditions.clock)], True, 0.0
     began_s = conditions.clock.monotonic_s()

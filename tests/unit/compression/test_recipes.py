@@ -11,12 +11,24 @@ from foundry_ray.compression import check_recipe, recipe_from_params
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.types import CompressionRecipe, Step
 
-SAMPLE = {"lr": 2e-3, "weight_bits": 8, "prune_ratio": 0.25, "depth": 1, "distil_alpha": 0.7, "distil_temperature": 3, "width": 16, "weight_decay": 0.01}
+SAMPLE = {
+    "lr": 2e-3,
+    "weight_bits": 8,
+    "prune_ratio": 0.25,
+    "depth": 1,
+    "distil_alpha": 0.7,
+    "distil_temperature": 3,
+    "width": 16,
+    "weight_decay": 0.01,
+}
 
 
 def test_a_sample_splits_into_hyperparameters_and_ordered_steps():
     hyperparams, recipe = recipe_from_params(SAMPLE)
-    assert hyperparams == {"lr": 2e-3, "weight_decay": 0.01}
+    assert hyperparams == {
+        "lr": 2e-3,
+        "weight_decay": 0.01,
+    }
     assert [step.kind for step in recipe.steps] == ["shrink", "prune", "distil", "quantize"]
     assert recipe.steps[0].params == {"width": 16, "depth": 1}
     assert recipe.steps[3].params == {"bits": 8}
@@ -69,7 +81,10 @@ def test_a_step_twice_and_steps_out_of_order_are_refused():
 
 
 def test_checking_a_recipe_loads_neither_torch_nor_a_runtime():
-    code = "import sys; from foundry_ray.compression import recipe_from_params as r; r({'width': 8, 'depth': 1, 'prune_ratio': .5, 'weight_bits': 8}); "
-    code += "import foundry_ray.evaluation, foundry_ray.inference; print({'torch', 'ray', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
+    code = (
+        "import sys; from foundry_ray.compression import recipe_from_params as r; r({'width': 8, 'depth': 1, 'prune_ratio': .5, 'weight_bits': 8}); "
+    )
+    code += "import foundry_ray.evaluation, foundry_ray.inference; "
+    code += "print({'torch', 'ray', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

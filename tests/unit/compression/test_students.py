@@ -110,7 +110,9 @@ def test_the_served_file_is_int8_exactly_where_the_recipe_says_so(images, schema
 
 
 def test_cost_counts_parameters_and_multiply_accumulates(schema):
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3, stride=2, padding=1), torch.nn.Conv2d(6, 6, 3, groups=3), torch.nn.Flatten(), torch.nn.Linear(216, 4))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3, stride=2, padding=1), torch.nn.Conv2d(6, 6, 3, groups=3), torch.nn.Flatten(), torch.nn.Linear(216, 4)
+    )
     counted = cost(model, schema)
     assert counted.num_params == (9 * 6 + 6) + (2 * 9 * 6 + 6) + (216 * 4 + 4)
     assert counted.num_macs == 8 * 8 * 6 * 9 + 6 * 6 * 6 * 2 * 9 + 216 * 4

@@ -59,16 +59,16 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu():
 
 
 def test_any_number_of_rows_runs_in_bounded_batches():
-    class Counting:
-        sizes: list[int] = []
+    sizes = []
 
+    class Counting:
         def run(self, images):
-            self.sizes.append(len(images))
+            sizes.append(len(images))
             return images.reshape(len(images), -1).astype(np.float32)
 
     rows = np.arange(7 * 8, dtype=np.uint8).reshape(7, 1, 4, 2)
     logits = inference.run_batched(Counting(), rows, batch_rows=3)
-    assert Counting.sizes == [3, 3, 1]
+    assert sizes == [3, 3, 1]
     assert np.array_equal(logits, rows.reshape(7, -1))
     assert inference.run_batched(inference.open_runtime(doubled()), rows[:0]).shape == (0, 8)
 

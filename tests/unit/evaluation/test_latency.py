@@ -1,0 +1,121 @@
+"""The meter: once per graph and device, in quiet, and honest about noise."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+
+import numpy as np
+import pytest
+
+from foundry_ray.errors import StoreError
+from foundry_ray.evaluation import QuietGate, RuntimeLatencyMeter, measure_pair
+from foundry_ray.inference import register
+from foundry_ray.testing.clock import FakeClock
+
+from .files import linear
+
+
+class TickingClock(FakeClock):
+    """Real time passes too."""
+
+    def monotonic_s(self) -> float:
+        return time.perf_counter() + sum(self.sleeps)
+
+
+class ScriptedRuntime:
+    """Takes as long as it is told: a run costs `costs_s[i % len]` of a fake clock."""
+
+    name = "scripted"
+    device = "cpu"
+    image_shape = (1, 2, 2)
+    clock = FakeClock(0.0)
+    costs_s: tuple[float, ...] = (0.001,)
+    num_opened = 0
+
+    def __init__(self) -> None:
+        self.num_runs = 0
+
+    def run(self, images_NCHW):
+        self.clock.advance(self.costs_s[self.num_runs % len(self.costs_s)])
+        self.num_runs += 1
+        return np.zeros((len(images_NCHW), 2), dtype=np.float32)
+
+
+@functools.cache
+def scripted():
+    @register("scripted")
+    class ScriptedOpener:
+        name = "scripted"
+
+        def open(self, onnx, *, threads, device):
+            ScriptedRuntime.num_opened += 1
+            return ScriptedRuntime()
+
+        def version(self):
+            return "1.0"
+
+
+@pytest.fixture
+def meter(memory_store, tmp_path):
+    scripted()
+    ScriptedRuntime.clock, ScriptedRuntime.costs_s, ScriptedRuntime.num_opened = FakeClock(0.0), (0.001,), 0
+    gate = QuietGate(home=tmp_path)
+    return RuntimeLatencyMeter(store=memory_store, threads=1, budget_s=1.0, clock=ScriptedRuntime.clock, gate=gate, runtime="scripted")
+
+
+def test_a_graph_is_measured_once_whatever_its_weights(meter, memory_store):
+    first = meter.measure(linear(1.0), batch_size=1)
+    assert meter.measure(linear(2.0), batch_size=1) == first
+    assert (meter.num_measured, ScriptedRuntime.num_opened) == (1, 1)
+    assert first.p50_ms == pytest.approx(1.0)
+    assert (first.runtime, first.batch_size, first.n, first.is_noisy) == ("scripted 1.0", 1, 100, False)
+    [key] = memory_store.objects
+    assert key == f"latency/{meter.device_fingerprint()}/{first.graph_sha256}-b1.json"
+
+
+def test_another_batch_size_or_number_of_threads_is_another_measurement(meter):
+    meter.measure(linear(1.0), batch_size=1)
+    meter.measure(linear(1.0), batch_size=8)
+    before = meter.device_fingerprint()
+    meter.threads = 2
+    assert meter.device_fingerprint() != before
+    meter.measure(linear(1.0), batch_size=1)
+    assert meter.num_measured == 3
+
+
+def test_noise_that_stays_is_retried_once_marked_and_not_cached(meter, memory_store):
+    ScriptedRuntime.costs_s = tuple(np.random.default_rng(0).exponential(0.02, 997))
+    result = meter.measure(linear(1.0), batch_size=1)
+    assert result.is_noisy
+    assert not memory_store.objects
+    assert 2.0 <= ScriptedRuntime.clock.monotonic_s() < 6.0
+
+
+def test_waiting_for_quiet_is_no_part_of_the_measurement(meter, tmp_path):
+    meter.gate = QuietGate(home=tmp_path, timeout_s=5.0)
+    with meter.gate.closed(FakeClock()):
+        result = meter.measure(linear(1.0), batch_size=1)
+    assert result.is_noisy, "it was measured beside another measurement"
+    assert result.p50_ms == pytest.approx(1.0)
+    assert meter.waited_s >= 10.0
+
+
+def test_a_cache_of_another_format_is_refused_by_name(meter, memory_store):
+    meter.measure(linear(1.0), batch_size=1)
+    [key] = memory_store.objects
+    memory_store.put(key, json.dumps({"format_version": 99}).encode())
+    with pytest.raises(StoreError, match="was written by another foundry, wanted format_version 1"):
+        meter.measure(linear(1.0), batch_size=1)
+
+
+def test_a_pair_is_measured_side_by_side_in_the_real_runtime(tmp_path):
+    small, large = measure_pair(
+        linear(1.0), linear(1.0, side=64), batch_size=1, threads=1, budget_s=0.2, clock=TickingClock(), gate=QuietGate(home=tmp_path)
+    )
+    assert 0 < small.p50_ms < large.p50_ms
+    assert small.p50_ms <= small.p95_ms
+    assert small.ci_ms[0] <= small.p50_ms <= small.ci_ms[1]
+    assert small.graph_sha256 != large.graph_sha256
+    assert small.runtime.startswith("onnxruntime ")
