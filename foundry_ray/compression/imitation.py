@@ -1,7 +1,7 @@
 """The int8 model as a torch module: the real file on a CPU, and the same arithmetic imitated in fp32 on a GPU.
 
-On a CPU nothing is imitated, because exporting, quantizing and running the file takes less time (0.1 s for 500 rows of a small
-student) and cannot differ from what is shipped. On a GPU a trial would wait for the CPU, so each stored tensor is rounded to its grid.
+On a CPU nothing is imitated, because exporting, quantizing and running the file takes a quarter of the time (0.1-0.2 s for 500 rows of a
+small student) and cannot differ from what is shipped. On a GPU a trial would wait for the CPU, so each stored tensor is rounded to its grid.
 """
 
 from __future__ import annotations
