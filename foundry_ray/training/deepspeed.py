@@ -27,7 +27,7 @@ from foundry_ray.training.precision import autocast, channels_last, resolve_prec
 from foundry_ray.types import Json
 
 _TAG = "state"
-_FACTS = "world.pt"
+_WORLD = "world.pt"
 _MAX_BUCKET = 50_000_000
 
 
@@ -68,13 +68,16 @@ class DeepSpeedEngine:
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
         self.device = device
-        self.model = model
-        self._template = copy.deepcopy(model)
-        self._is_sharded = zero_stage == 3
+        self._train = train
+        self._zero_stage = zero_stage
         self._reporter = reporter
-        self._engine = _initialize(
-            _MixedPrecision(model.to(device), device, resolve_precision(train.precision, device)), train, zero_stage, self.world_size
-        )
+        self._template = copy.deepcopy(model)
+        self._start(model)
+
+    def _start(self, model: nn.Module) -> None:
+        self.model = model
+        wrapped = _MixedPrecision(model.to(self.device), self.device, resolve_precision(self._train.precision, self.device))
+        self._engine = _initialize(wrapped, self._train, self._zero_stage, self.world_size)
 
     @property
     def grad_norm(self) -> float:
@@ -111,29 +114,44 @@ class DeepSpeedEngine:
         import deepspeed
 
         model = copy.deepcopy(self._template)
-        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self._is_sharded):
+        with deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self._zero_stage == 3):
             model.load_state_dict(self.model.state_dict())
         return model.to(self.device)
 
     def save(self, directory: Path) -> None:
-        """Write this rank's shards, in DeepSpeed's own layout. All ranks call it, each with a directory of its own."""
+        """Write this rank's shards in DeepSpeed's own layout, and on rank 0 the whole weights. All ranks call it, each with its own directory."""
         self._engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
+        weights = self.snapshot().state_dict()
         if self.rank == 0:
-            torch.save({"world_size": self.world_size}, directory / _FACTS)
+            torch.save({"world": self._world, "weights": weights}, directory / _WORLD)
 
     def load(self, directory: Path) -> None:
-        """Restore from what all ranks wrote. A checkpoint of another world size gives the weights only, with a warning."""
-        saved = int(torch.load(directory / _FACTS, weights_only=True)["world_size"])
-        is_same = saved == self.world_size
-        if not is_same and self.rank == 0:
-            self._reporter.warn(
-                f"the checkpoint is of {saved} workers, now there are {self.world_size}: the weights go on, the optimizer starts anew."
-            )
-        path, _ = self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_only=not is_same)
+        """Restore from what all ranks wrote; shards of another world size or ZeRO stage do not fit, then the weights alone go on, with a warning.
+
+        DeepSpeed's own `load_module_only` is not used for that: under ZeRO 3 it loads wrong weights without an error.
+        """
+        saved = torch.load(directory / _WORLD, map_location="cpu", weights_only=True)
+        if saved["world"] != self._world:
+            self._go_on_with_weights(saved["weights"], typing.cast("dict[str, int]", saved["world"]))
+            return
+        path, _ = self._engine.load_checkpoint(str(directory), tag=_TAG)
         if path is None:
             raise ArtifactCorrupt(
                 f"DeepSpeed found no checkpoint {_TAG!r} among the fetched files.", hint="train again: `--fresh teacher`.", key=_TAG
             )
+
+    @property
+    def _world(self) -> dict[str, int]:
+        return {"workers": self.world_size, "zero_stage": self._zero_stage}
+
+    def _go_on_with_weights(self, weights: dict[str, Tensor], saved: dict[str, int]) -> None:
+        then, now = (f"{world['workers']} workers at ZeRO stage {world['zero_stage']}" for world in (saved, self._world))
+        if self.rank == 0:
+            self._reporter.warn(f"the checkpoint is of {then}, this is {now}: the weights go on, the optimizer starts anew.")
+        model = copy.deepcopy(self._template)
+        model.load_state_dict(weights)
+        self._engine.destroy()
+        self._start(model)
 
 
 def _initialize(model: nn.Module, train: TrainConfig, zero_stage: int, world_size: int) -> typing.Any:

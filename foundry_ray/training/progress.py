@@ -1,6 +1,7 @@
 """How a driver hears from workers: rank 0 overwrites one small object in the store, and the driver reads it once a second.
 
-It needs no actor, no port and no place in Ray; a lost update is replaced by the next one.
+It needs no actor, no port and no place in Ray; a lost update is replaced by the next one. The same way back, a driver that leaves
+(Ctrl-C in a session that stays) asks its workers to stop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foundry_ray.artifacts.manifests import get_json, put_json
-from foundry_ray.errors import StoreError
+from foundry_ray.errors import Preempted, StoreError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.types import FORMAT_VERSION, from_json, to_json
 
@@ -54,10 +55,20 @@ class StoreReporter:
         self._write()
 
     def progress(self, done: float, total: float, note: str = "") -> None:
-        """Told at most once a second."""
+        """Told at most once a second. Raises Preempted where the driver has asked for a stop."""
         self._bar = (done, total, note)
-        if self._clock.monotonic_s() >= self._next_s:
+        if self._key is not None and self._clock.monotonic_s() >= self._next_s:
             self._write()
+            self._stop_if_asked(_stop_key(self._key, self._attempt))
+
+    def _stop_if_asked(self, key: str) -> None:
+        try:
+            is_asked = self._store.stat(key) is not None
+        except StoreError:
+            return  # nobody answers: the next look will tell
+        if is_asked:
+            self._store.delete(key)
+            raise Preempted("the driver has left, so its workers stop.", hint="run the same command: it goes on from the last checkpoint.")
 
     def warn(self, message: str) -> None:
         """Told at once."""
@@ -101,8 +112,16 @@ class Listener:
         if said.total:
             self._reporter.progress(said.done, said.total, said.note)
 
+    def stop(self, attempt: str) -> None:
+        """Ask the attempt's workers to stop, which they do within about a second."""
+        put_json(self._store, _stop_key(self._key, attempt), attempt)
+
     def tell(self, curve: Sequence[Mapping[str, float]]) -> None:
         """Report the epochs of a curve that were not told yet; the first epoch is 1."""
         for epoch in range(self._num_told + 1, len(curve) + 1):
             self._reporter.report(epoch, curve[epoch - 1])
         self._num_told = max(self._num_told, len(curve))
+
+
+def _stop_key(progress_key: str, attempt: str) -> str:
+    return f"{progress_key.rpartition('/')[0]}/stop-{attempt}.json"

@@ -177,9 +177,13 @@ def _run_group(group: _Group, listener: Listener, *, settings: Settings) -> tupl
             outcome.set_exception(error)
 
     threading.Thread(target=run, name=f"train-{group.attempt}", daemon=True).start()
-    while not outcome.done():
-        wait([outcome], timeout=_LISTEN_EVERY_S)
-        listener.listen(group.attempt)
+    try:
+        while not outcome.done():
+            wait([outcome], timeout=_LISTEN_EVERY_S)
+            listener.listen(group.attempt)
+    except BaseException:
+        listener.stop(group.attempt)
+        raise
     return outcome.result()
 
 
