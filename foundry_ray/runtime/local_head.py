@@ -109,19 +109,19 @@ def _start(settings: Settings, clock: Clock, timeout_s: float, options: HeadOpti
     before = _read(settings)
     if before is not None:  # a head that was killed leaves helpers behind
         daemon.stop(before.pid, before.started, marker=before.temp_dir, clock=clock, grace_s=_GRACE_S)
-    token_path = _token(settings)
+    token = _token(settings)
     folder = _temp_dir(settings)
     chosen = ports.free_ports(settings.home, len(_PORT_NAMES), remembered=before.ports if before else ())
     log = _folder(settings) / "head.log"
     log.unlink(missing_ok=True)
-    env = child_env(settings, {**auth_env(token_path), **LOOPBACK})
+    env = child_env(settings, {**auth_env(token), **LOOPBACK})
     process = daemon.start(_command(chosen, folder, options), env=env, log=log)
     state = HeadState(
         pid=process.pid,
         started=process.started,
         address=f"{_HOST}:{chosen[0]}",
         dashboard_url=f"http://{_HOST}:{chosen[1]}",
-        token_path=str(token_path),
+        token_path=str(token),
         temp_dir=str(folder),
         log_path=str(log),
         ports=chosen,
@@ -192,8 +192,13 @@ def _read(settings: Settings) -> HeadState | None:
         return None
 
 
+def token_path(settings: Settings) -> Path:
+    """Where the token of this home's head lies, once it was started."""
+    return settings.home / "head" / "token"
+
+
 def _token(settings: Settings) -> Path:
-    path = _folder(settings) / "token"
+    path = token_path(settings)
     if not path.exists():
         daemon.write_private(path, secrets.token_hex(32))
     return path

@@ -120,9 +120,11 @@ def _connect_local(place: Place, settings: Settings, limits: LimitsConfig, repor
     was_running = local_head.status(settings) is not None
     if was_running and place.options != local_head.HeadOptions():
         reporter.warn("The local head runs already: the sizes in the cluster file are ignored until `foundry cluster down`.")
-    threading.Thread(target=importlib.import_module, args=("ray",), daemon=True).start()  # takes as long as the head's first port
+    apply_to_driver(token_path=local_head.token_path(settings), is_loopback=True)  # before the import, which reads it
+    loading = threading.Thread(target=importlib.import_module, args=("ray",), daemon=True)
+    loading.start()  # takes about as long as the head needs to open its first port
     head = local_head.up(settings, clock, limits.connect_timeout_s, options=place.options, is_complete=False)
-    apply_to_driver(token_path=Path(head.token_path), is_loopback=True)
+    loading.join(limits.connect_timeout_s)
     _init(head.address, node_ip="127.0.0.1")
     return Session(reporter=reporter, is_owner=True, started_head=not was_running)
 

@@ -85,7 +85,7 @@ def test_a_running_job_can_be_stopped(pipeline: Path, cluster: tuple[str, Settin
 
 
 def test_a_job_that_cannot_start_says_why(pipeline: Path, cluster: tuple[str, Settings]) -> None:
-    with pytest.raises(ResourcesUnavailable, match=r"did not start within 4 s .*resources") as caught:
+    with pytest.raises(ResourcesUnavailable, match=r"did not start within 4 s, .*resources") as caught:
         _submit(pipeline, cluster, "pass", num_cpus=64, job_id="too-large", start_timeout_s=4)
     assert caught.value.exit_code == 2
     assert jobs.stop("too-large", address=cluster[0], settings=cluster[1]).status == "PENDING"

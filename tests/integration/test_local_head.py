@@ -76,6 +76,15 @@ def test_a_driver_joins_the_running_head_and_leaves_it_running(head: Head) -> No
     assert local_head.status(settings) == state
 
 
+def test_a_driver_starts_the_head_where_none_runs_and_it_outlives_the_driver(settings: Settings) -> None:
+    code = "s = join('local'); print(s.started_head, s.call(lambda reporter: 6 * 7, reporter=RecordingReporter())); s.close()"
+    try:
+        assert _drive(code, settings.home) == "True 42"
+        assert local_head.status(settings) is not None
+    finally:
+        local_head.down(settings)
+
+
 def test_a_wrong_token_is_denied_at_once_with_a_hint(head: Head, tmp_path: Path) -> None:
     settings, state = head
     wrong = tmp_path / "wrong"
