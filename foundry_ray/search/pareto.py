@@ -25,7 +25,7 @@ def _loss(value: float, objective: Objective) -> float:
     if not math.isfinite(value):
         return math.inf
     if objective.metric.endswith("_ms"):
-        value = round(value / LATENCY_FLOOR_MS) * LATENCY_FLOOR_MS
+        value = math.ceil(round(value / LATENCY_FLOOR_MS, 6)) * LATENCY_FLOOR_MS
     return -value if objective.mode == "max" else value
 
 

@@ -36,7 +36,7 @@ class TrialContext:
     """What all trials of a study share. Its arrays may be read-only views of shared memory.
 
     Attributes:
-        logits_VNC: The teacher's logits on V views of each training row, float16.
+        logits_VNC: The teacher's logits on V views of each training row, float16; None where no recipe distils.
         teacher_tensors: The teacher's weights as safetensors.
         seed: Of the augmentation and the order of rows, the same for all trials and for `logits_VNC`.
         prefix: Where trials keep their checkpoints in the store.
@@ -44,7 +44,7 @@ class TrialContext:
 
     train: Split
     val: Split
-    logits_VNC: np.ndarray
+    logits_VNC: np.ndarray | None
     teacher_description: Json
     teacher_tensors: bytes
     family: str
@@ -84,7 +84,7 @@ class TrialRunner:
         meter: LatencyMeter,
         clock: Clock,
         reporter: Reporter,
-        between_steps: Callable[[], None] = _nothing,
+        between_steps: Callable[[], object] = _nothing,
         device: str = "cpu",
     ) -> None:
         from foundry_ray import models
@@ -221,6 +221,7 @@ class TrialRunner:
         step = recipe.step("distil")
         if step is None:
             return None
+        assert self._context.logits_VNC is not None, "a recipe distils, but the space said that none would"
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             logits_VNC = torch.from_numpy(self._context.logits_VNC)

@@ -1,0 +1,283 @@
+"""A whole study on Ray: gather what trials share, replay the journal, run what is left, choose. And: finish the chosen trial.
+
+A finished study costs a read of its journal; an interrupted one goes on where it was, with what its trials had trained.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundry_ray.config import LatencyConfig, SearchConfig, Settings, StudentConfig
+from foundry_ray.errors import NoFeasibleTrial, OutOfRange, RecipeInfeasible, SearchError
+from foundry_ray.protocols import ArtifactStore, Clock, Reporter
+from foundry_ray.search import constraints, pareto, schedulers
+from foundry_ray.search.coordinator import Coordinator, Rules, as_finished
+from foundry_ray.search.events import Event, Job
+from foundry_ray.search.journal import Journal
+from foundry_ray.search.policy import parse_policy
+from foundry_ray.search.sampler import Sampler
+from foundry_ray.search.space import load_space
+from foundry_ray.search.state import StudyState
+from foundry_ray.search.targets import TargetSpec, has_logits, teacher_logits
+from foundry_ray.search.trial import TrialContext, TrialRunner
+from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact, Scalar, SearchSpace, StudyResult, Trial, TrialState, canonical_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from foundry_ray.compression import TrainedStudent
+    from foundry_ray.runtime.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyContext:
+    """What a study is about, and where it finds it."""
+
+    search: SearchConfig
+    student: StudentConfig
+    task: str
+    augment: tuple[str, ...]
+    seed: int
+    dataset: DatasetRef
+    teacher: ModelArtifact
+    store: ArtifactStore
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyEnvironment:
+    """What an actor needs to run trials; its arrays are read from shared memory."""
+
+    shared: TrialContext
+    store: ArtifactStore
+    settings: Settings
+    latency: LatencyConfig
+
+    def runner(self, reporter: Reporter) -> Callable[[Job], Iterator[Event]]:
+        """See `tune_adapter.Environment`."""
+        from foundry_ray.evaluation.latency import RuntimeLatencyMeter
+        from foundry_ray.evaluation.quiet import QuietGate
+        from foundry_ray.runtime.clock import SystemClock
+
+        clock, gate = SystemClock(), QuietGate(home=self.settings.home)
+        meter = RuntimeLatencyMeter(store=self.store, threads=self.latency.threads, budget_s=self.latency.budget_s, clock=clock, gate=gate)
+        return TrialRunner(
+            self.shared,
+            store=self.store,
+            meter=meter,
+            clock=clock,
+            reporter=reporter,
+            between_steps=functools.partial(gate.wait, clock),
+            device=_device(),
+        )
+
+
+def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: Reporter, session: Session) -> StudyResult:
+    """Propose, measure, train, stop at rungs, until the budget is spent; then choose on val.
+
+    Raises:
+        SearchSpaceError: The space cannot be sampled.
+        NoFeasibleTrial: No finished trial keeps all constraints.
+        SearchError: Every trial failed.
+        Conflict: Another process took the study over.
+    """
+    space = load_space(context.search.space, context.search)
+    rules = _rules(context, space)
+    state = StudyState(
+        recipe_of=_recipe_of, num_rungs=len(schedulers.resources(context.search.scheduler)), max_failures=context.search.max_trial_failures
+    )
+    journal = Journal(context.store, f"studies/{study_key}/journal", driver=f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}")
+    state.replay(journal.open())
+    coordinator = Coordinator(rules, state=state, journal=journal, clock=clock, on_change=_Progress(state, context.search.budget.trials, reporter))
+    if coordinator.has_work():
+        _execute(coordinator, context, space, study_key=study_key, reporter=reporter, session=session)
+    return conclude(state, rules, study_key=study_key, constraint_texts=space.constraints, reporter=reporter)
+
+
+def conclude(state: StudyState, rules: Rules, *, study_key: str, constraint_texts: Sequence[str], reporter: Reporter) -> StudyResult:
+    """What came of a study whose work is done. Raises NoFeasibleTrial or SearchError."""
+    objectives = rules.sampler.objectives
+    trials = [as_finished(trial) for trial in state.trials()]
+    limits = [constraints.parse(text, where="search.constraints") for text in constraint_texts]
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and not constraints.excesses(limits, trial.values)]
+    choice = rules.policy.choose(complete, objectives, teacher_accuracy=rules.teacher_accuracy)
+    if choice is None:
+        raise _nothing_found(trials, limits)
+    if choice.warning:
+        reporter.warn(f"search.choose: {choice.warning}")
+    seen = [trial for trial in trials if "accuracy" in trial.values and state.records[trial.number].duplicate_of is None]
+    wanted = [trial for trial in seen if pareto.is_of_interest(trial.values, objectives)] or seen
+    front = pareto.front([pareto.losses(trial.values, objectives) for trial in wanted])
+    return StudyResult(
+        study_name=f"study-{study_key[:8]}",
+        study_key=study_key,
+        trials=tuple(trials),
+        objectives=objectives,
+        pareto_front=tuple(wanted[index].number for index in front),
+        chosen=choice.number,
+        num_by_state={str(one): sum(trial.state is one for trial in trials) for one in TrialState if any(trial.state is one for trial in trials)},
+        worker_seconds=sum(trial.duration_s for trial in trials),
+    )
+
+
+def finish_trial(context: StudyContext, trial: Trial, *, stage_key: str, clock: Clock, reporter: Reporter) -> TrainedStudent:
+    """Continue a trial from its last rung to `student.epochs`. Checkpoints lie under `stage_key`, so that a killed call continues."""
+    from foundry_ray.evaluation.latency import RuntimeLatencyMeter
+
+    logits_VNC = None if trial.recipe.step("distil") is None else teacher_logits(_target_spec(context), store=context.store, reporter=reporter)
+    shared = _shared(context, logits_VNC, limits=(), prefix=f"checkpoints/{stage_key}")
+    meter = RuntimeLatencyMeter(store=context.store, threads=1, budget_s=1.0, clock=clock)
+    runner = TrialRunner(shared, store=context.store, meter=meter, clock=clock, reporter=reporter, device=_device())
+    return runner.finish(trial, prefix=shared.prefix)
+
+
+def _execute(coordinator: Coordinator, context: StudyContext, space: SearchSpace, *, study_key: str, reporter: Reporter, session: Session) -> None:
+    from foundry_ray.search.tune_adapter import TuneExecutor, plan_slots
+
+    resources = session.resources()
+    limits = tuple(constraints.parse(text, where="search.constraints") for text in space.constraints)
+    shared = _shared(context, _logits(context, space, resources, reporter, session), limits=limits, prefix=f"studies/{study_key}/trials")
+    environment = StudyEnvironment(shared=shared, store=context.store, settings=context.settings, latency=context.search.latency)
+    scratch = context.settings.home / "scratch" / f"{study_key[:12]}-{secrets.token_hex(4)}"
+    try:
+        TuneExecutor(environment, slots=plan_slots(resources), scratch=scratch, reporter=reporter).run(coordinator)
+    finally:
+        coordinator.close()
+
+
+def _logits(context: StudyContext, space: SearchSpace, resources: Mapping[str, float], reporter: Reporter, session: Session) -> np.ndarray | None:
+    """In a worker, because the driver may be a laptop, and needs no torch this way."""
+    if not any(param.name.startswith("distil") for param in space.params):
+        return None
+    spec = _target_spec(context)
+    if not has_logits(spec, context.store):
+        num_gpus = 1 if resources.get("GPU", 0) >= 1 else 0
+        session.call(_make_logits, spec, store=context.store, num_cpus=min(2, resources.get("CPU", 1)), num_gpus=num_gpus, reporter=reporter)
+    return teacher_logits(spec, store=context.store, reporter=reporter)
+
+
+def _make_logits(spec: TargetSpec, *, store: ArtifactStore, reporter: Reporter) -> None:
+    teacher_logits(spec, store=store, reporter=reporter)
+
+
+def _target_spec(context: StudyContext) -> TargetSpec:
+    return TargetSpec(
+        dataset=context.dataset, teacher=context.teacher, augment=context.augment, views=context.student.target_views, seed=_trial_seed(context.seed)
+    )
+
+
+def _shared(context: StudyContext, logits_VNC: np.ndarray | None, *, limits: tuple[constraints.Constraint, ...], prefix: str) -> TrialContext:
+    from foundry_ray import data
+    from foundry_ray.artifacts import manifests
+
+    store, key = context.store, context.teacher.artifact.key
+    return TrialContext(
+        train=data.load_split(context.dataset, "train", store=store),
+        val=data.load_split(context.dataset, "val", store=store),
+        logits_VNC=logits_VNC,
+        teacher_description=json.loads(manifests.read_file(store, key, "architecture.json")),
+        teacher_tensors=manifests.read_file(store, key, "model.safetensors"),
+        family=context.teacher.family,
+        schema=context.dataset.schema,
+        task=context.task,
+        augment=context.augment,
+        student=context.student,
+        constraints=limits,
+        batch_size=context.search.latency.batch_size,
+        seed=_trial_seed(context.seed),
+        prefix=prefix,
+    )
+
+
+def _rules(context: StudyContext, space: SearchSpace) -> Rules:
+    search, epochs = context.search, context.student.epochs
+    last = search.scheduler.rungs[-1]
+    if last > epochs:
+        raise OutOfRange(
+            f"search.scheduler.rungs end at epoch {last}, but student.epochs is {epochs}: a trial is a prefix of the student's training.",
+            hint=f"lower the last rung, or set `student.epochs: {last}`.",
+            key="search.scheduler.rungs",
+            value=str(last),
+        )
+    accuracy = context.teacher.val_metrics.get("accuracy")
+    if accuracy is None:
+        raise SearchError("the teacher has no accuracy on val, wanted one to compare students with.", hint="`--fresh teacher` trains it again.")
+    sampler = Sampler(kind=search.sampler, space=space, objectives=space.objectives, seed=context.seed)
+    return Rules(
+        scheduler=search.scheduler,
+        budget=search.budget,
+        sampler=sampler,
+        policy=parse_policy(search.choose),
+        teacher_accuracy=accuracy,
+        trial_seed=_trial_seed(context.seed),
+    )
+
+
+def _trial_seed(seed: int) -> int:
+    """One for all trials: they see the same batches, and differ by their parameters alone."""
+    return int(canonical_sha256({"seed": seed, "use": "trial"})[:7], 16)
+
+
+def _recipe_of(params: Mapping[str, Scalar]) -> CompressionRecipe:
+    """An impossible recipe is told by the trial, which is then infeasible; here it is empty."""
+    from foundry_ray.compression import recipe_from_params
+
+    try:
+        return recipe_from_params(params)[1]
+    except RecipeInfeasible:
+        return CompressionRecipe()
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _nothing_found(trials: Sequence[Trial], limits: Sequence[constraints.Constraint]) -> SearchError:
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    if failed and len(failed) == len(trials):
+        return SearchError(f"all {len(trials)} trials failed, the first with: {failed[0].error}", hint="`foundry trials RUN` shows every error.")
+    broken = [trial for trial in trials if trial.values and constraints.excesses(limits, trial.values)]
+    nearest = min(broken, key=lambda trial: sum(constraints.excesses(limits, trial.values).values()), default=None)
+    closest = f"trial {nearest.number}: {constraints.explain(limits, nearest.values)}" if nearest else next((str(one.error) for one in trials), "")
+    return NoFeasibleTrial(
+        f"none of {len(trials)} trials keeps all constraints; the closest is {closest}.",
+        hint="loosen `search.constraints`, widen the space towards smaller students, or raise `search.budget.trials`.",
+        num_trials=len(trials),
+        closest=closest,
+    )
+
+
+class _Progress:
+    """Tells a reporter what happens: each rung as a report, and a line with the counts and the best so far."""
+
+    def __init__(self, state: StudyState, num_trials: int, reporter: Reporter) -> None:
+        self._state = state
+        self._num_trials = num_trials
+        self._reporter = reporter
+        self._num_reports = 0
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "rung":
+            self._num_reports += 1
+            self._reporter.report(self._num_reports, {"trial": float(event.number), "epoch": float(event.epoch), **event.values})
+        if event.kind == "failed":
+            self._reporter.warn(f"trial {event.number} failed: {event.error}")
+        trials = self._state.trials()
+        counts = {state: sum(trial.state is state for trial in trials) for state in TrialState}
+        done = len(trials) - counts[TrialState.RUNNING]
+        said = [f"{count} {state}" for state, count in counts.items() if count]
+        best = max((trial.values["accuracy"] for trial in trials if "accuracy" in trial.values), default=None)
+        if best is not None:
+            said.append(f"best accuracy {best:.4f}")
+        if event.kind == "epoch":
+            said.append(f"trial {event.number} at epoch {event.epoch}")
+        self._reporter.progress(done, max(self._num_trials, len(trials)), ", ".join(said))

@@ -1,0 +1,70 @@
+"""The teacher's logits for all trials of a study, computed once and kept in the store.
+
+The augmentation of (row, view) is a function of the seed, so these logits belong to exactly the pixels that training sees.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundry_ray.errors import ArtifactCorrupt
+from foundry_ray.protocols import ArtifactStore, Reporter
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, canonical_sha256
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_VERSION = 1
+_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """Which logits: of this teacher, on these views of the training split."""
+
+    dataset: DatasetRef
+    teacher: ModelArtifact
+    augment: tuple[str, ...]
+    views: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Where they lie in the store."""
+        parts: Json = [_VERSION, self.dataset.fingerprint, self.teacher.artifact.sha256, list(self.augment), self.views, self.seed]
+        return f"targets/{canonical_sha256(parts)}.npz"
+
+
+def teacher_logits(spec: TargetSpec, *, store: ArtifactStore, reporter: Reporter) -> np.ndarray:
+    """Float16 of shape (views, rows, classes): from the store, or computed here and stored. Raises ArtifactCorrupt."""
+    import numpy as np
+
+    if not has_logits(spec, store):
+        buffer = io.BytesIO()
+        np.savez(buffer, logits=_computed(spec, store, reporter))
+        store.put(spec.key, buffer.getvalue())
+    try:
+        with np.load(io.BytesIO(store.get(spec.key)), allow_pickle=False) as saved:
+            logits: np.ndarray = saved["logits"]
+    except (ValueError, KeyError, OSError) as error:
+        raise ArtifactCorrupt(f"{spec.key} holds no logits: {error}.", hint=f"delete {spec.key}: it is made again.", key=spec.key) from error
+    return logits
+
+
+def has_logits(spec: TargetSpec, store: ArtifactStore) -> bool:
+    """Whether they are in the store already."""
+    return store.stat(spec.key) is not None
+
+
+def _computed(spec: TargetSpec, store: ArtifactStore, reporter: Reporter) -> np.ndarray:
+    import torch
+
+    from foundry_ray import compression, data, models
+
+    teacher = models.load_model(store, spec.teacher).to("cuda:0" if torch.cuda.is_available() else "cpu")
+    images_NCHW = torch.from_numpy(data.load_split(spec.dataset, "train", store=store).images_NCHW)
+    return compression.teacher_targets(
+        teacher, images_NCHW, augment=spec.augment, views=spec.views, seed=spec.seed, batch_size=_BATCH_ROWS, reporter=reporter
+    )
