@@ -332,7 +332,10 @@ def _smoke(config: PipelineConfig) -> PipelineConfig:
     rungs = tuple(rung for rung in config.search.scheduler.rungs if rung <= 2) or (1,)
     search = config.search.model_copy(update={"scheduler": config.search.scheduler.model_copy(update={"rungs": rungs})})
     budget = search.budget.model_copy(update={"trials": min(4, search.budget.trials)})
-    smaller = config.model_copy(update={"data": data, "search": search})
+    train = config.teacher.train.model_copy(update={"batch_size": min(32, config.teacher.train.batch_size)})
+    teacher = config.teacher.model_copy(update={"train": train})
+    student = config.student.model_copy(update={"batch_size": min(32, config.student.batch_size)})
+    smaller = config.model_copy(update={"data": data, "search": search, "teacher": teacher, "student": student})
     return _resized(smaller, teacher_epochs=min(2, config.teacher.train.epochs), student_epochs=min(2, config.student.epochs), budget=budget)
 
 

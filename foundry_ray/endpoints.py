@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from foundry_ray.config import ServeConfig
 from foundry_ray.context import Context
 from foundry_ray.errors import ArtifactNotFound, ReplicaUnhealthy
-from foundry_ray.types import DatasetRef, Endpoint, Json, RegistryEntry
+from foundry_ray.types import DatasetRef, Endpoint, EvaluationReport, Json, RegistryEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def delete(name: str, context: Context) -> Endpoint:
     return endpoint
 
 
-def ask(endpoint: Endpoint, entry: RegistryEntry, dataset: DatasetRef, *, num_requests: int, context: Context) -> tuple[Answer, ...]:
+def ask(endpoint: Endpoint, report: EvaluationReport, dataset: DatasetRef, *, num_requests: int, context: Context) -> tuple[Answer, ...]:
     """Send test images one by one and hold the answers against the labels.
 
     Raises:
@@ -84,7 +85,7 @@ def ask(endpoint: Endpoint, entry: RegistryEntry, dataset: DatasetRef, *, num_re
     from foundry_ray import data
     from foundry_ray.serving import client
 
-    split = data.open_test(dataset, store=context.store, frozen_sha256=entry.model.artifact.sha256, clock=context.clock)
+    split = data.open_test(dataset, store=context.store, frozen_sha256=report.student.model_sha256, clock=context.clock)
     classes = dataset.schema.classes
     answers = []
     for row in range(min(num_requests, len(split.labels_N))):
@@ -95,14 +96,20 @@ def ask(endpoint: Endpoint, entry: RegistryEntry, dataset: DatasetRef, *, num_re
         context.reporter.progress(row + 1, num_requests, f"label {answers[-1].label}, answer {answers[-1].answer}, {elapsed_ms:.1f} ms")
     num_right = sum(answer.label == answer.answer for answer in answers)
     context.reporter.answers([(answer.label, answer.answer, answer.latency_ms) for answer in answers])
-    if answers and num_right < 0.5 * len(answers):
+    wanted = _fewest_right(report.student.metrics["accuracy"].ci_low, len(answers))
+    if num_right < wanted:
         raise ReplicaUnhealthy(
-            f"{endpoint.url} gave {num_right} right answers of {len(answers)}, wanted about as many as on test.",
+            f"{endpoint.url} gave {num_right} right answers of {len(answers)}, wanted {wanted} or more after what the model did on test.",
             hint="`foundry endpoints show` prints the version that serves.",
             app_name=endpoint.app_name,
             reason="wrong answers",
         )
     return tuple(answers)
+
+
+def _fewest_right(accuracy: float, num_answers: int) -> int:
+    """Four standard deviations below what a model of this accuracy gives: fewer are no accident."""
+    return max(0, math.floor(num_answers * accuracy - 4 * math.sqrt(num_answers * accuracy * (1 - accuracy))))
 
 
 def predict(model: str, source: Path, *, context: Context) -> tuple[Json, ...]:

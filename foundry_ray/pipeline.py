@@ -73,7 +73,7 @@ class Pipeline:
         entry = stages.do("registry", entry_key, lambda: self.register(student, report, report_key, stages.record.run_id), RegistryEntry)
 
         if config.serve.enabled and report.passed:
-            stages.reconcile("serving", lambda: self.serve(entry, dataset))
+            stages.reconcile("serving", lambda: self.serve(entry, report, dataset))
         return report.passed
 
     def prepare_data(self) -> DatasetRef:
@@ -178,12 +178,12 @@ class Pipeline:
             clock=self.context.clock,
         )
 
-    def serve(self, entry: RegistryEntry, dataset: DatasetRef) -> Endpoint:
+    def serve(self, entry: RegistryEntry, report: EvaluationReport, dataset: DatasetRef) -> Endpoint:
         """Deploy, and ask the endpoint about real test images."""
         from foundry_ray.endpoints import ask, deploy_entry
 
         endpoint = deploy_entry(entry, self.config.serve, context=self.context)
-        ask(endpoint, entry, dataset, num_requests=self.config.serve.num_requests, context=self.context)
+        ask(endpoint, report, dataset, num_requests=self.config.serve.num_requests, context=self.context)
         return endpoint
 
     def _new_record(self, source: str) -> RunRecord:
