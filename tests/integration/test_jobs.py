@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Set
         clock.sleep(0.1)
     yield f"http://127.0.0.1:{dashboard}", Settings(home=folder / "home", token_path=token)
     daemon.stop(process.pid, process.started, marker=str(short), clock=clock, grace_s=10)
+    shutil.rmtree(short, ignore_errors=True)
 
 
 @pytest.fixture

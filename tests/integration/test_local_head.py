@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -44,6 +45,18 @@ def _drive(code: str, home: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_traces() -> Iterator[None]:
+    before = set(Path("/tmp").glob("foundry-*"))
+    made: list[Path] = []
+    original = local_head._temp_dir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_head, "_temp_dir", lambda settings: made.append(original(settings)) or made[-1])
+        yield
+    for folder in set(made) - before:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, local_head.HeadState]]:
     settings = Settings(home=tmp_path_factory.mktemp("home"))
@@ -83,6 +96,7 @@ def test_a_driver_starts_the_head_where_none_runs_and_it_outlives_the_driver(set
         assert local_head.status(settings) is not None
     finally:
         local_head.down(settings)
+        shutil.rmtree(local_head._temp_dir(settings))
 
 
 def test_a_wrong_token_is_denied_at_once_with_a_hint(head: Head, tmp_path: Path) -> None:
