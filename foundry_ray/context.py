@@ -79,7 +79,8 @@ class Context:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if "session" in self.__dict__:
             self.session.close()
-        if self._is_last() and not _keep_mark(self.settings).exists():
+        # A job shares the home with the head that it runs on, and must not stop it.
+        if not self.settings.is_inside_job and self._is_last() and not _keep_mark(self.settings).exists():
             stop_services(self.settings)
         if self._lock is not None:
             self._lock.close()

@@ -32,7 +32,8 @@ def check(config: PipelineConfig) -> None:
 
 def _require(key: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        raise OutOfRange(f"{key} is {name!r}, but must be one of {', '.join(sorted(known))}.", hint=f"name one of these under `{key}`.", key=key, value=name)
+        message = f"{key} is {name!r}, but must be one of {', '.join(sorted(known))}."
+        raise OutOfRange(message, hint=f"name one of these under `{key}`.", key=key, value=name)
 
 
 def check_stages(names: Collection[str]) -> None:

@@ -56,10 +56,10 @@ def open_store(uri: str, *, settings: Settings, probe: bool = True, clock: Clock
 
 def _open_embedded(settings: Settings, clock: Clock | None) -> ArtifactStore:
     from foundry_ray.artifacts import embedded
-    from foundry_ray.artifacts._clock import WallClock
     from foundry_ray.artifacts.retrying import Retrying
+    from foundry_ray.clock import SystemClock
 
-    clock = clock or WallClock()
+    clock = clock or SystemClock()
     embedded.serve(settings, clock)
     store = embedded.open_embedded(settings)
     store.open_bucket(create=True)
@@ -67,10 +67,10 @@ def _open_embedded(settings: Settings, clock: Clock | None) -> ArtifactStore:
 
 
 def _open_s3(uri: str, bucket: str, path: str, settings: Settings, probe: bool, clock: Clock | None) -> ArtifactStore:
-    from foundry_ray.artifacts._clock import WallClock
     from foundry_ray.artifacts.keys import check_key
     from foundry_ray.artifacts.retrying import Retrying
     from foundry_ray.artifacts.s3 import Endpoint, S3Store
+    from foundry_ray.clock import SystemClock
 
     folder = path.strip("/")
     prefix = f"{check_key(folder)}/" if folder else ""
@@ -79,4 +79,4 @@ def _open_s3(uri: str, bucket: str, path: str, settings: Settings, probe: bool, 
     if probe:
         store.open_bucket(create=False)
         store.check_create_only()
-    return Retrying(store, clock=clock or WallClock(), budget_s=settings.store_retry_s)
+    return Retrying(store, clock=clock or SystemClock(), budget_s=settings.store_retry_s)

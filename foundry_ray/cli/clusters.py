@@ -26,13 +26,16 @@ def submit(
     json_output: JsonOption = False,
 ) -> None:
     """Run a pipeline as a Ray job on a cluster, and stream its logs."""
+    from foundry_ray.clock import SystemClock
     from foundry_ray.config import load_config, settings
+    from foundry_ray.context import keep_services
     from foundry_ray.planning import check
     from foundry_ray.runtime import jobs
-    from foundry_ray.runtime.clock import SystemClock
 
     config = load_config(pipeline, set_ or (), scale=scale)
     check(config)
+    if address == "local":
+        keep_services(settings())
     job = jobs.submit(
         pipeline,
         config,
@@ -100,10 +103,10 @@ def jobs_stop(job: JobArgument, address: UrlOption = "local", json_output: JsonO
 
 def cluster_up(json_output: JsonOption = False) -> None:
     """Start the local Ray head; it runs until `foundry cluster down`."""
+    from foundry_ray.clock import SystemClock
     from foundry_ray.config import settings
     from foundry_ray.context import keep_services
     from foundry_ray.runtime import local_head
-    from foundry_ray.runtime.clock import SystemClock
 
     state = local_head.up(settings(), SystemClock())
     keep_services(settings())

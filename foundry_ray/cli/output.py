@@ -99,10 +99,10 @@ def _fail(kind: str, message: str, hint: str, code: int) -> None:
 @contextmanager
 def open_context(store: str | None, *, cluster: str = "local", keep: bool = False, events: str = "") -> Iterator[Context]:
     """The surroundings of a command, closed at its end. `store` None: FOUNDRY_STORE, else the embedded one."""
+    from foundry_ray.clock import SystemClock
     from foundry_ray.config import settings as read_settings
     from foundry_ray.context import Context
     from foundry_ray.observability import ConsoleReporter
-    from foundry_ray.runtime.clock import SystemClock
 
     settings = read_settings()
     clock = SystemClock()

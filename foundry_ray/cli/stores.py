@@ -10,9 +10,9 @@ from foundry_ray.cli.output import JsonOption, emit, text
 def store_serve(json_output: JsonOption = False) -> None:
     """Start the embedded S3 server; it runs until `foundry store stop`."""
     from foundry_ray.artifacts import embedded
+    from foundry_ray.clock import SystemClock
     from foundry_ray.config import settings
     from foundry_ray.context import keep_services
-    from foundry_ray.runtime.clock import SystemClock
 
     state = embedded.serve(settings(), SystemClock())
     keep_services(settings())

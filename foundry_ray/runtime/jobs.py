@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import PipelineConfig, Settings
 from foundry_ray.errors import ClusterError, ClusterUnreachable, ConfigError, ResourcesUnavailable
 from foundry_ray.protocols import Clock
 from foundry_ray.runtime import local_head
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.runtime.dashboard import Dashboard, NoSuchJob
 from foundry_ray.runtime.env import portable_env
 from foundry_ray.runtime.package import Package, pack

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import Settings
 from foundry_ray.errors import ArtifactCorrupt, ClusterDenied, ClusterUnreachable
 from foundry_ray.protocols import Clock
 from foundry_ray.runtime import daemon, ports
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.runtime.env import LOOPBACK, auth_env, child_env
 from foundry_ray.types import Json, canonical_bytes, from_json, to_json
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import LimitsConfig, Settings
 from foundry_ray.errors import ClusterUnreachable, ResourcesUnavailable
 from foundry_ray.protocols import Clock, Reporter
 from foundry_ray.runtime import local_head
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.runtime.env import apply_to_driver, portable_env
 from foundry_ray.runtime.place import AUTO, LOCAL, Place, locate
 from foundry_ray.runtime.probe import probe

@@ -95,7 +95,7 @@ def fit(
         WorkerGroupFailed: Workers failed more often than `config.max_failures`, or twice with the same error.
         ConfigError: Several workers without a session.
     """
-    from foundry_ray.runtime.clock import SystemClock
+    from foundry_ray.clock import SystemClock
 
     clock = clock or SystemClock()
     _check(config, dataset, session)
@@ -243,7 +243,7 @@ def _work(group: _Group) -> None:
     import ray.train
     import torch.distributed
 
-    from foundry_ray.runtime.clock import SystemClock
+    from foundry_ray.clock import SystemClock
     from foundry_ray.training.deepspeed import DeepSpeedEngine
     from foundry_ray.training.precision import resolve_device
 

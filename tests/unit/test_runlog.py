@@ -114,7 +114,7 @@ def test_a_fenced_holder_may_not_commit(store: MemoryStore) -> None:
 
 
 def test_one_of_two_racing_threads_waits_for_the_other(store: MemoryStore, reporter: RecordingReporter) -> None:
-    from foundry_ray.runtime.clock import SystemClock
+    from foundry_ray.clock import SystemClock
 
     done: list[str] = []
 
@@ -143,7 +143,7 @@ def test_runs_are_found_by_id_beginning_and_latest(store: MemoryStore) -> None:
 
 def test_an_unknown_run_names_the_latest_ones(store: MemoryStore) -> None:
     save_run(store, RECORD)
-    with pytest.raises(ArtifactNotFound, match="There is no run 'nope'.*mnist-20260101-000000-aaaa"):
+    with pytest.raises(ArtifactNotFound, match=r"There is no run 'nope'.*mnist-20260101-000000-aaaa"):
         load_run(store, "nope")
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.errors import ClusterUnreachable
 from foundry_ray.runtime import daemon
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.testing.clock import FakeClock
 
 _SLEEP = "import sys, time; print('ready', flush=True); time.sleep(60)"

@@ -101,7 +101,7 @@ def test_a_version_that_does_not_answer_gives_way_to_the_one_before(desk: _Desk)
 
 def test_a_first_version_that_does_not_start_is_removed(desk: _Desk) -> None:
     desk.serve.broken[1] = "no memory"
-    with pytest.raises(ReplicaUnhealthy, match="did not start: no memory. Nothing was served before, and nothing is now"):
+    with pytest.raises(ReplicaUnhealthy, match=r"did not start: no memory\. Nothing was served before, and nothing is now"):
         desk.deploy(1)
     assert desk.serving is None
 

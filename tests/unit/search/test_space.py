@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundry_ray.config import ObjectiveConfig, SearchConfig
+from foundry_ray.errors import ConfigError, FoundryError, RecipeInfeasible, SearchSpaceError, UnknownKey
+from foundry_ray.search.space import load_space
+from foundry_ray.types import SearchSpace
+
+
+def _load(folder: Path, text: str, config: SearchConfig | None = None) -> SearchSpace:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return load_space(str(path), config or SearchConfig())
+
+
+@pytest.mark.parametrize("name", ["joint_cnn", "compression", "hyperparameters"])
+def test_every_shipped_space_loads(name: str) -> None:
+    space = load_space(name, SearchConfig())
+    assert len(space.params) >= 4
+    assert space.objectives[0].metric == "accuracy"
+
+
+def test_a_space_says_what_the_grammar_says(tmp_path: Path) -> None:
+    text = "params: {lr: {float: [0.001, 0.01], log: true}, width: {int: [8, 16], step: 4}, optimizer: {choice: [adamw, sgd]}}"
+    lr, width, optimizer = _load(tmp_path, text).params
+    assert (lr.kind, lr.low, lr.high, lr.log) == ("float", 0.001, 0.01, True)
+    assert (width.kind, width.step) == ("int", 4.0)
+    assert (optimizer.kind, optimizer.choices) == ("categorical", ("adamw", "sgd"))
+
+
+def test_the_pipelines_objectives_and_constraints_win(tmp_path: Path) -> None:
+    text = "params: {lr: {float: [0.001, 0.01]}}\nobjectives: [{metric: accuracy, mode: max}]\nconstraints: ['num_params <= 100']"
+    own = _load(tmp_path, text)
+    assert ([one.metric for one in own.objectives], own.constraints) == (["accuracy"], ("num_params <= 100",))
+    config = SearchConfig(objectives=(ObjectiveConfig(metric="size_bytes", mode="min"),), constraints=("size_bytes < 5e4",))
+    theirs = _load(tmp_path, text, config)
+    assert ([one.metric for one in theirs.objectives], theirs.constraints) == (["size_bytes"], ("size_bytes < 50000",))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("params: {lr: {float: [0.001, 0.01], when: {optimiser: [sgd]}}, optimizer: {choice: [sgd]}}", SearchSpaceError, "did you mean `optimizer`?"),
+        ("params: {lr: {float: [0.01, 0.001]}}", SearchSpaceError, "goes from 0.01 down to 0.001"),
+        ("params: {lr: {float: [0, 0.1], log: true}}", SearchSpaceError, "must begin above 0"),
+        ("params: {lr: {float: [1e-3, 0.1]}}", SearchSpaceError, "YAML reads 1e-3 as text"),
+        ("params: {lr: {flaot: [0.001, 0.1]}}", UnknownKey, "did you mean `float`?"),
+        ("param: {lr: {float: [0.001, 0.1]}}", UnknownKey, "did you mean `params`?"),
+        ("params: {lr: {float: [0.001, 0.1], int: [1, 2]}}", SearchSpaceError, "exactly one of float, int, choice"),
+        ("params: {lr: {float: [0.001, 0.1], log: true, step: 0.1}}", SearchSpaceError, "at most one of them"),
+        ("params: {depth: {int: [1.5, 2]}}", SearchSpaceError, "whole numbers"),
+        ("params: {optimizer: {choice: [sgd, sgd]}}", SearchSpaceError, "same choice twice"),
+        ("params: {optimizer: {choice: [sgd], log: true}}", SearchSpaceError, "has log, which a choice cannot have"),
+        ("params: {}", SearchSpaceError, "at least one parameter"),
+        ("params: {lr: 0.1}", SearchSpaceError, "wanted a kind with its range"),
+        (
+            "params: {lr: {float: [0.1, 1], when: {warmup_ratio: [0.1]}}, warmup_ratio: {float: [0.1, 0.5], when: {lr: [0.1]}}}",
+            SearchSpaceError,
+            "go in a circle",
+        ),
+        ("params: {lr: {float: [0.1, 1], when: {optimizer: [adam]}}, optimizer: {choice: [sgd]}}", SearchSpaceError, "which it never is"),
+        ("params: {lr: {float: [0.1, 1]}}\nconstraints: ['num_params << 3']", SearchSpaceError, "has not the form"),
+        ("params: {lr: {float: [0.1, 1]}}\nconstraints: ['num_param <= 3']", UnknownKey, "did you mean `num_params`?"),
+        ("params: {lr: {float: [0.1, 1]}}\nobjectives: [{metric: latency_p50, mode: min}]", UnknownKey, "did you mean `latency_p50_ms`?"),
+        ("params: {learning_rate: {float: [0.1, 1]}}", UnknownKey, "learning_rate is no key"),
+        ("params: {prune_ratio: {float: [0.1, 1.5]}}", RecipeInfeasible, "ratio"),
+    ],
+)
+def test_a_bad_space_is_refused_with_what_got_wanted_and_a_hint(tmp_path: Path, text: str, error: type[FoundryError], message: str) -> None:
+    with pytest.raises(error) as caught:
+        _load(tmp_path, text)
+    assert message in str(caught.value)
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_space_names_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match="joint_cnn"):
+        load_space("join_cnn", SearchConfig())
