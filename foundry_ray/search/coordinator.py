@@ -11,7 +11,7 @@ trials, promotions, new trials, finalists) is a function of the state alone, so 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from foundry_ray.config import BudgetConfig, SchedulerConfig
 from foundry_ray.protocols import Clock
@@ -22,7 +22,7 @@ from foundry_ray.search.policy import Policy
 from foundry_ray.search.sampler import Sampler
 from foundry_ray.search.schedulers import Promotion
 from foundry_ray.search.state import StudyState, TrialRecord
-from foundry_ray.types import Trial, TrialState
+from foundry_ray.types import TrialState
 
 NUM_FINALISTS = 3
 """Finished trials that a study ends with at least, where it has as many trials: fewer leave a policy nothing to choose."""
@@ -174,8 +174,3 @@ class Coordinator:
             checkpoint=trial.checkpoint,
             known=record.known,
         )
-
-
-def as_finished(trial: Trial) -> Trial:
-    """How a trial counts once its study is over: what still waits at a rung was stopped there."""
-    return replace(trial, state=TrialState.STOPPED) if trial.state is TrialState.WAITING else trial

@@ -5,29 +5,29 @@ A finished study costs a read of its journal; an interrupted one goes on where i
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_ray.config import LatencyConfig, SearchConfig, Settings, StudentConfig
-from foundry_ray.errors import NoFeasibleTrial, OutOfRange, RecipeInfeasible, SearchError
+from foundry_ray.errors import OutOfRange, RecipeInfeasible, SearchError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
-from foundry_ray.search import constraints, pareto, schedulers
-from foundry_ray.search.coordinator import Coordinator, Rules, as_finished
+from foundry_ray.search import constraints, schedulers
+from foundry_ray.search.coordinator import Coordinator, Rules
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.journal import Journal
+from foundry_ray.search.outcome import Progress, conclude
 from foundry_ray.search.policy import parse_policy
 from foundry_ray.search.sampler import Sampler
 from foundry_ray.search.space import load_space
 from foundry_ray.search.state import StudyState
 from foundry_ray.search.targets import TargetSpec, has_logits, teacher_logits
 from foundry_ray.search.trial import TrialContext, TrialRunner
-from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact, Scalar, SearchSpace, StudyResult, Trial, TrialState, canonical_sha256
+from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact, Scalar, SearchSpace, StudyResult, Trial, canonical_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,11 +62,15 @@ class StudyEnvironment:
 
     def runner(self, reporter: Reporter) -> Callable[[Job], Iterator[Event]]:
         """See `tune_adapter.Environment`."""
+        from foundry_ray.clock import SystemClock
         from foundry_ray.evaluation.latency import RuntimeLatencyMeter
         from foundry_ray.evaluation.quiet import QuietGate
-        from foundry_ray.runtime.clock import SystemClock
 
         clock, gate = SystemClock(), QuietGate(home=self.settings.home)
+
+        def pause() -> None:
+            gate.wait(clock)
+
         meter = RuntimeLatencyMeter(store=self.store, threads=self.latency.threads, budget_s=self.latency.budget_s, clock=clock, gate=gate)
         return TrialRunner(
             self.shared,
@@ -74,7 +78,7 @@ class StudyEnvironment:
             meter=meter,
             clock=clock,
             reporter=reporter,
-            between_steps=functools.partial(gate.wait, clock),
+            between_steps=pause,
             device=_device(),
         )
 
@@ -95,36 +99,10 @@ def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: 
     )
     journal = Journal(context.store, f"studies/{study_key}/journal", driver=f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}")
     state.replay(journal.open())
-    coordinator = Coordinator(rules, state=state, journal=journal, clock=clock, on_change=_Progress(state, context.search.budget.trials, reporter))
+    coordinator = Coordinator(rules, state=state, journal=journal, clock=clock, on_change=Progress(state, context.search.budget.trials, reporter))
     if coordinator.has_work():
         _execute(coordinator, context, space, study_key=study_key, reporter=reporter, session=session)
     return conclude(state, rules, study_key=study_key, constraint_texts=space.constraints, reporter=reporter)
-
-
-def conclude(state: StudyState, rules: Rules, *, study_key: str, constraint_texts: Sequence[str], reporter: Reporter) -> StudyResult:
-    """What came of a study whose work is done. Raises NoFeasibleTrial or SearchError."""
-    objectives = rules.sampler.objectives
-    trials = [as_finished(trial) for trial in state.trials()]
-    limits = [constraints.parse(text, where="search.constraints") for text in constraint_texts]
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and not constraints.excesses(limits, trial.values)]
-    choice = rules.policy.choose(complete, objectives, teacher_accuracy=rules.teacher_accuracy)
-    if choice is None:
-        raise _nothing_found(trials, limits)
-    if choice.warning:
-        reporter.warn(f"search.choose: {choice.warning}")
-    seen = [trial for trial in trials if "accuracy" in trial.values and state.records[trial.number].duplicate_of is None]
-    wanted = [trial for trial in seen if pareto.is_of_interest(trial.values, objectives)] or seen
-    front = pareto.front([pareto.losses(trial.values, objectives) for trial in wanted])
-    return StudyResult(
-        study_name=f"study-{study_key[:8]}",
-        study_key=study_key,
-        trials=tuple(trials),
-        objectives=objectives,
-        pareto_front=tuple(wanted[index].number for index in front),
-        chosen=choice.number,
-        num_by_state={str(one): sum(trial.state is one for trial in trials) for one in TrialState if any(trial.state is one for trial in trials)},
-        worker_seconds=sum(trial.duration_s for trial in trials),
-    )
 
 
 def finish_trial(context: StudyContext, trial: Trial, *, stage_key: str, clock: Clock, reporter: Reporter) -> TrainedStudent:
@@ -150,6 +128,8 @@ def _execute(coordinator: Coordinator, context: StudyContext, space: SearchSpace
         TuneExecutor(environment, slots=plan_slots(resources), scratch=scratch, reporter=reporter).run(coordinator)
     finally:
         coordinator.close()
+    if coordinator.has_work():
+        raise SearchError("Ray Tune ended before the study did, as on an interrupt; its state is saved.", hint="the same command continues it.")
 
 
 def _logits(context: StudyContext, space: SearchSpace, resources: Mapping[str, float], reporter: Reporter, session: Session) -> np.ndarray | None:
@@ -239,45 +219,3 @@ def _device() -> str:
     import torch
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
-def _nothing_found(trials: Sequence[Trial], limits: Sequence[constraints.Constraint]) -> SearchError:
-    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
-    if failed and len(failed) == len(trials):
-        return SearchError(f"all {len(trials)} trials failed, the first with: {failed[0].error}", hint="`foundry trials RUN` shows every error.")
-    broken = [trial for trial in trials if trial.values and constraints.excesses(limits, trial.values)]
-    nearest = min(broken, key=lambda trial: sum(constraints.excesses(limits, trial.values).values()), default=None)
-    closest = f"trial {nearest.number}: {constraints.explain(limits, nearest.values)}" if nearest else next((str(one.error) for one in trials), "")
-    return NoFeasibleTrial(
-        f"none of {len(trials)} trials keeps all constraints; the closest is {closest}.",
-        hint="loosen `search.constraints`, widen the space towards smaller students, or raise `search.budget.trials`.",
-        num_trials=len(trials),
-        closest=closest,
-    )
-
-
-class _Progress:
-    """Tells a reporter what happens: each rung as a report, and a line with the counts and the best so far."""
-
-    def __init__(self, state: StudyState, num_trials: int, reporter: Reporter) -> None:
-        self._state = state
-        self._num_trials = num_trials
-        self._reporter = reporter
-        self._num_reports = 0
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "rung":
-            self._num_reports += 1
-            self._reporter.report(self._num_reports, {"trial": float(event.number), "epoch": float(event.epoch), **event.values})
-        if event.kind == "failed":
-            self._reporter.warn(f"trial {event.number} failed: {event.error}")
-        trials = self._state.trials()
-        counts = {state: sum(trial.state is state for trial in trials) for state in TrialState}
-        done = len(trials) - counts[TrialState.RUNNING]
-        said = [f"{count} {state}" for state, count in counts.items() if count]
-        best = max((trial.values["accuracy"] for trial in trials if "accuracy" in trial.values), default=None)
-        if best is not None:
-            said.append(f"best accuracy {best:.4f}")
-        if event.kind == "epoch":
-            said.append(f"trial {event.number} at epoch {event.epoch}")
-        self._reporter.progress(done, max(self._num_trials, len(trials)), ", ".join(said))

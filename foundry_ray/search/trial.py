@@ -84,7 +84,7 @@ class TrialRunner:
         meter: LatencyMeter,
         clock: Clock,
         reporter: Reporter,
-        between_steps: Callable[[], object] = _nothing,
+        between_steps: Callable[[], None] = _nothing,
         device: str = "cpu",
     ) -> None:
         from foundry_ray import models

@@ -6,11 +6,18 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from foundry_ray.search.coordinator import Coordinator
+from foundry_ray.config import BudgetConfig, SchedulerConfig
+from foundry_ray.protocols import ArtifactStore
+from foundry_ray.search.coordinator import Coordinator, Rules
 from foundry_ray.search.events import Event, Job
+from foundry_ray.search.journal import Journal
+from foundry_ray.search.policy import parse_policy
+from foundry_ray.search.sampler import Sampler
+from foundry_ray.search.state import StudyState
 from foundry_ray.testing.clock import FakeClock
-from foundry_ray.types import LatencyResult, Scalar, canonical_sha256
+from foundry_ray.types import CompressionRecipe, LatencyResult, Objective, Param, Scalar, SearchSpace, Trial, canonical_sha256
 
 Run = Callable[[Job], Iterator[Event]]
 
@@ -122,3 +129,60 @@ class SerialExecutor:
             num_events += 1
             if coordinator.observe(next(events)):
                 heapq.heappush(running, (due_s + self._event_s, rank, events))
+
+
+OBJECTIVES = (
+    Objective(metric="accuracy", mode="max"),
+    Objective(metric="latency_p50_ms", mode="min"),
+    Objective(metric="size_bytes", mode="min"),
+)
+SPACE = SearchSpace(
+    params=(Param(name="lr", kind="float", low=5e-4, high=1e-2, log=True), Param(name="width", kind="int", low=6, high=20, step=2)),
+    objectives=OBJECTIVES,
+)
+JOURNAL = "studies/one/journal"
+
+
+@dataclass
+class SyntheticStudy:
+    """One driver's view of a study on synthetic curves, in a store that may hold an earlier driver's events.
+
+    Attributes:
+        driver: Identity of this driver; another one for each attempt.
+        events: Everything that the coordinator made known.
+    """
+
+    store: ArtifactStore
+    num_trials: int = 16
+    sampler: Literal["tpe", "random", "nsga2"] = "tpe"
+    seed: int = 0
+    space: SearchSpace = SPACE
+    driver: str = "driver-1"
+    max_failures: int = 1
+    kind: Literal["asha", "none"] = "asha"
+    runner: SyntheticRunner = field(default_factory=SyntheticRunner)
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def __post_init__(self) -> None:
+        scheduler = SchedulerConfig(kind=self.kind)
+        num_rungs = 3 if self.kind == "asha" else 1
+        self.state = StudyState(recipe_of=lambda params: CompressionRecipe(), num_rungs=num_rungs, max_failures=self.max_failures)
+        self.journal = Journal(self.store, JOURNAL, driver=self.driver)
+        self.state.replay(self.journal.open())
+        self.rules = Rules(
+            scheduler=scheduler,
+            budget=BudgetConfig(trials=self.num_trials),
+            sampler=Sampler(kind=self.sampler, space=self.space, objectives=OBJECTIVES, seed=self.seed),
+            policy=parse_policy("fastest within 1.0 point of the teacher"),
+            teacher_accuracy=0.97,
+            trial_seed=7,
+        )
+        self.events: list[Event] = []
+        self.coordinator = Coordinator(self.rules, state=self.state, journal=self.journal, clock=self.clock, on_change=self.events.append)
+
+    def run(self, *, num_slots: int = 1, budget: int | None = None) -> list[Trial]:
+        """Run to the end, or until `budget` events were seen, as if the driver had died then."""
+        SerialExecutor(self.runner, clock=self.clock, num_slots=num_slots, budget=budget).run(self.coordinator)
+        if budget is None:
+            self.coordinator.close()
+        return self.state.trials()

@@ -24,10 +24,10 @@ def test_every_shipped_space_loads(name: str) -> None:
 
 
 def test_a_space_says_what_the_grammar_says(tmp_path: Path) -> None:
-    text = "params: {lr: {float: [0.001, 0.01], log: true}, width: {int: [8, 16], step: 4}, optimizer: {choice: [adamw, sgd]}}"
-    lr, width, optimizer = _load(tmp_path, text).params
+    text = "params: {lr: {float: [0.001, 0.01], log: true}, batch_size: {int: [8, 16], step: 4}, optimizer: {choice: [adamw, sgd]}}"
+    lr, batch_size, optimizer = _load(tmp_path, text).params
     assert (lr.kind, lr.low, lr.high, lr.log) == ("float", 0.001, 0.01, True)
-    assert (width.kind, width.step) == ("int", 4.0)
+    assert (batch_size.kind, batch_size.step) == ("int", 4.0)
     assert (optimizer.kind, optimizer.choices) == ("categorical", ("adamw", "sgd"))
 
 
