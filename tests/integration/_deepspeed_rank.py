@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from foundry_ray import tasks
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import TrainConfig
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.loop import FitJob, Loop, TensorSplit

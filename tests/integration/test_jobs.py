@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import PipelineConfig, Settings, load_config
 from foundry_ray.errors import ClusterDenied, ClusterUnreachable, ConfigError, ResourcesUnavailable
 from foundry_ray.runtime import daemon, jobs, ports
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.runtime.dashboard import NoSuchJob
 
 _START_LIMIT_S = 60.0

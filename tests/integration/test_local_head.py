@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import LimitsConfig, Settings
 from foundry_ray.errors import ClusterUnreachable, DataError, ResourcesUnavailable, WorkerGroupFailed
 from foundry_ray.runtime import daemon, local_head, ports
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.runtime.session import connect
 from foundry_ray.testing.reporters import RecordingReporter
 

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from foundry_ray.artifacts import manifests, open_store
 from foundry_ray.assets import find
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import LimitsConfig, ServeConfig, Settings
 from foundry_ray.errors import ArtifactCorrupt, ReplicaUnhealthy, ServingError
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.runtime.session import Session
 from foundry_ray.serving import Client, delete, deploy, endpoints, query
 from foundry_ray.serving.instance import RayServe

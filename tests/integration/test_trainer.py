@@ -11,10 +11,10 @@ import pytest
 
 from foundry_ray import models
 from foundry_ray.artifacts import open_store
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import ModelConfig, Settings, TeacherConfig, TrainConfig
 from foundry_ray.errors import Diverged, ResourcesUnavailable, WorkerGroupFailed
 from foundry_ray.protocols import ArtifactStore
-from foundry_ray.runtime.clock import SystemClock
 from foundry_ray.runtime.session import Session
 from foundry_ray.testing.datasets import publish_bands
 from foundry_ray.testing.reporters import RecordingReporter
