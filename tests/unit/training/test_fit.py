@@ -19,7 +19,7 @@ from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.training import checkpoint as checkpoints
 from foundry_ray.training.engine import TorchEngine
-from foundry_ray.training.rank import RankJob, best_epoch, train_rank
+from foundry_ray.training.rank import RankJob, _commit, best_epoch, train_rank
 from foundry_ray.training.trainer import fit
 from foundry_ray.types import DatasetRef, ModelArtifact
 
@@ -96,11 +96,13 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(memory_store: MemorySto
     assert "the checkpoint of epoch 2 is not whole" in reporter.warnings[0]
 
 
-def test_only_the_last_two_epochs_and_the_best_are_kept(memory_store: MemoryStore, settings: Settings) -> None:
-    config = CONFIG.model_copy(update={"train": TRAIN.model_copy(update={"epochs": 6})})
-    artifact = run(memory_store, settings, config=config)
-    kept = [one.epoch for one in checkpoints.committed(memory_store, "k")]
-    assert kept == sorted({best_epoch(artifact.curve, "accuracy"), 5, 6})
+def test_only_the_last_two_epochs_and_the_best_are_kept(memory_store: MemoryStore) -> None:
+    job = rank_job(memory_store, publish_bands(memory_store))
+    curve = [{"accuracy": value, "val_loss": 1.0} for value in (0.7, 0.9, 0.8, 0.8, 0.6)]
+    for epoch in range(1, 6):
+        checkpoints.put_part(memory_store, "k", epoch, 0, {"model.safetensors": b"%d" % epoch})
+        _commit(job, epoch, 1, curve[:epoch])
+    assert [one.epoch for one in checkpoints.committed(memory_store, "k")] == [2, 4, 5]
 
 
 def test_several_workers_without_a_session_are_refused(memory_store: MemoryStore, settings: Settings) -> None:

@@ -16,7 +16,9 @@ from foundry_ray.errors import Diverged, OutOfRange
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.training.engine import TorchEngine
+from foundry_ray.training.feed import Batch
 from foundry_ray.training.loop import DistilTargets, FitJob, Loop, TensorSplit
+from foundry_ray.training.losses import distillation, training_loss
 
 MakeModel = Callable[[], nn.Module]
 
@@ -145,7 +147,9 @@ def test_rungs_judge_through_eval_transform_and_leave_the_weights_alone(with_tra
 def test_waiting_between_steps_is_not_charged(job: FitJob, make_model: MakeModel) -> None:
     clock = FakeClock()
     loop = make_loop(job, make_model(), clock=clock, between_steps=lambda: clock.sleep(10.0))
-    assert loop.run_epoch()["epoch_s"] == 0.0
+    metrics = loop.run_epoch()
+    assert metrics["epoch_s"] == 0.0
+    assert metrics["samples_per_s"] > 1e6
     assert len(clock.sleeps) == 6
 
 
@@ -166,12 +170,19 @@ def test_progress_is_told_at_most_twice_a_second(job: FitJob, make_model: MakeMo
 
 
 def test_distillation_follows_hinton(job: FitJob, make_model: MakeModel) -> None:
-    from foundry_ray.training.losses import distillation
-
     logits_BC, targets_BC = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[0.0, 3.0, 1.0]])
     teacher, student = torch.softmax(targets_BC / 4, 1), torch.softmax(logits_BC / 4, 1)
     expected = 16 * (teacher * (teacher / student).log()).sum()
     assert distillation(logits_BC, targets_BC, 4.0) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_alpha_is_the_share_of_the_teacher(job: FitJob) -> None:
+    logits_BC, targets_BC, labels_B = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    distil = DistilTargets(logits_VNC=torch.zeros(1, 4, 3).half(), alpha=0.25, temperature=2.0)
+    batch = Batch(images_BCHW=torch.zeros(4, 1, 6, 6), labels_B=labels_B, targets_BC=targets_BC)
+    loss = training_loss(job.task, logits_BC, batch, label_smoothing=0.0, distil=distil)
+    expected = 0.75 * torch.nn.functional.cross_entropy(logits_BC, labels_B) + 0.25 * distillation(logits_BC, targets_BC, 2.0)
+    assert float(loss) == pytest.approx(float(expected))
 
 
 def test_an_epoch_trains_on_the_targets_of_its_view(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
