@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -19,6 +19,15 @@ def make_split(num_rows: int, *, seed: int) -> TensorSplit:
     labels_N = torch.arange(num_rows) % 3
     noise_NCHW = torch.randint(0, 80, (num_rows, 1, 6, 6), generator=generator)
     return TensorSplit(images_NCHW=(noise_NCHW + 60 * labels_N[:, None, None, None]).to(torch.uint8), labels_N=labels_N)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for the second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
