@@ -20,6 +20,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.protocols import Reporter
 from foundry_ray.search.coordinator import Coordinator
 from foundry_ray.search.events import Event, Job, event_from_json
@@ -27,6 +28,8 @@ from foundry_ray.types import from_json, to_json
 
 T = TypeVar("T")
 _ERROR_LINES = 3
+_LINGER_S = 30.0
+_IDLE_S = 0.05
 
 
 class Environment(Protocol):
@@ -113,28 +116,51 @@ class _Bridge:
         self._coordinator = coordinator
         self._num_slots = num_slots
         self._reporter = reporter
+        self._clock = SystemClock()
         self._numbers: dict[str, int] = {}
+        self._awaited: set[str] = set()
+        self._lingering: dict[str, float] = {}
         self.error: Exception | None = None
 
     def next_config(self, tune_id: str) -> dict[str, str] | str | None:
-        if self._coordinator.num_in_flight >= self._num_slots:
+        """A job for a free slot, `FINISHED` when there will be none any more, else None."""
+        if self._coordinator.num_in_flight + len(self._lingering) >= self._num_slots:
             return None
         job = self._guarded(self._coordinator.next_job)
         if job is None:
             return None if self._coordinator.num_in_flight else str(Searcher.FINISHED)
         self._numbers[tune_id] = job.number
+        self._awaited.add(tune_id)
         return {"job": json.dumps(to_json(job))}
 
-    def goes_on(self, result: Mapping[str, Any]) -> bool:
+    def goes_on(self, tune_id: str, result: Mapping[str, Any]) -> bool:
+        """Whether the actor keeps this job.
+
+        An actor whose job is over lingers while another one starts up: Tune would hand it the other's job and throw the starting one
+        away, again and again where jobs are shorter than the start of a process, and the second slot would never be used.
+        """
+        self._awaited.discard(tune_id)
         for message in json.loads(result["warnings"]):
             self._reporter.warn(message)
-        event = event_from_json(json.loads(result["event"]), what="result of a trial")
-        return self._guarded(lambda: self._coordinator.observe(event))
+        if result["event"]:
+            event = event_from_json(json.loads(result["event"]), what="result of a trial")
+            if self._guarded(lambda: self._coordinator.observe(event)):
+                return True
+            self._lingering[tune_id] = self._clock.monotonic_s() + _LINGER_S
+        elif tune_id not in self._lingering:
+            return True
+        if self._awaited and self._clock.monotonic_s() < self._lingering[tune_id]:
+            return True
+        del self._lingering[tune_id]
+        return False
 
     def died(self, tune_id: str, error: str) -> None:
+        """The process is gone; if its job was over already, nothing is lost."""
         number = self._numbers.pop(tune_id)
-        self._reporter.warn(f"trial {number} lost its process: {error}")
-        self._guarded(lambda: self._coordinator.died(number, error))
+        self._awaited.discard(tune_id)
+        if self._lingering.pop(tune_id, None) is None:
+            self._reporter.warn(f"trial {number} lost its process: {error}")
+            self._guarded(lambda: self._coordinator.died(number, error))
 
     def _guarded(self, call: Callable[[], T]) -> T:
         try:
@@ -180,7 +206,7 @@ class _JobScheduler(FIFOScheduler):  # type: ignore[misc]
         self._bridge = bridge
 
     def on_trial_result(self, tune_controller: object, trial: Any, result: Mapping[str, Any]) -> str:
-        return str(TrialScheduler.CONTINUE if self._bridge.goes_on(result) else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if self._bridge.goes_on(trial.trial_id, result) else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: object, trial: Any) -> None:
         self._bridge.died(trial.trial_id, _last_lines(_error_of(trial)))
@@ -188,6 +214,9 @@ class _JobScheduler(FIFOScheduler):  # type: ignore[misc]
 
 class JobTrainable(tune.Trainable):  # type: ignore[misc]
     """A warm actor: sets itself up once, then runs job after job, one event per step."""
+
+    _events: Iterator[Event]
+    _is_first: bool
 
     def setup(self, config: dict[str, str], *, environment: Environment) -> None:
         """See `tune.Trainable.setup`."""
@@ -201,13 +230,17 @@ class JobTrainable(tune.Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, str]:
-        """The next event of the job, and the warnings since the last one, as JSON."""
-        event = next(self._events)
-        return {"event": json.dumps(event.to_json()), "warnings": json.dumps(self._warnings.take())}
+        """The next event of the job, and the warnings since the last one, as JSON; first of all, and after the last event, no event."""
+        is_first, self._is_first = self._is_first, False
+        event = None if is_first else next(self._events, None)
+        if event is None and not is_first:
+            SystemClock().sleep(_IDLE_S)
+        return {"event": json.dumps(event.to_json()) if event else "", "warnings": json.dumps(self._warnings.take())}
 
     def _begin(self, config: Mapping[str, str]) -> None:
         job = from_json(Job, json.loads(config["job"]), what="job")
         _forget(job.seed)
+        self._is_first = True
         self._events = self._run(job)
 
 
