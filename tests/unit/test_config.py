@@ -87,4 +87,4 @@ def test_the_environment_is_read_in_one_place(tmp_path: Path) -> None:
     readers = {
         path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text() or "os.getenv" in path.read_text()
     }
-    assert {reader for reader in readers if not reader.startswith("testing/")} <= {"config.py", "runtime/env.py"}
+    assert {reader for reader in readers if not reader.startswith("testing/")} <= {"config/environment.py", "runtime/env.py"}

@@ -1,0 +1,141 @@
+"""From a YAML file to checked, frozen values; from a wrong file to one readable error."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from foundry_ray.config.scale import apply_scale
+from foundry_ray.config.sections import PipelineConfig
+from foundry_ray.documents import Json, Scalar
+from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, UnknownKey
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, scale: str | None = None) -> PipelineConfig:
+    """Read a pipeline file, apply `key=value` overrides, check everything, and resolve `scale`.
+
+    Raises:
+        UnknownKey: With the nearest valid key.
+        OutOfRange: A value outside its range or of the wrong type.
+        ConfigError: The file is missing or is not YAML.
+    """
+    document = read_yaml(Path(path))
+    for override in overrides:
+        _set(document, override)
+    if scale is not None:
+        document["scale"] = scale
+    return apply_scale(validate(PipelineConfig, document, where=str(path)))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top is a mapping. Raises ConfigError."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist.", hint="`foundry init` writes a pipeline.yaml to start from.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", hint="name a YAML file.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(
+            f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.", hint="check the indentation and the brackets there."
+        ) from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds a {type(document).__name__}, wanted a mapping of sections.", hint="`foundry schema` prints what is allowed.")
+    return document
+
+
+M = typing.TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], document: object, *, where: str) -> M:
+    """Check a document against a section type, with errors as users need them: what, got, wanted, hint."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise _readable(model, error.errors()[0], where) from error
+
+
+def semantic(section: BaseModel) -> dict[str, Json]:
+    """The fields of a section that change its result, as JSON: what a stage key is made of."""
+    kept: dict[str, Json] = {}
+    for name, field in type(section).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("execution"):
+            continue
+        value = getattr(section, name)
+        kept[name] = semantic(value) if isinstance(value, BaseModel) else _plain(value)
+    return kept
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, BaseModel):
+        return semantic(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return typing.cast(Json, value)
+
+
+def _set(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set got {override!r}, wanted key=value.", hint="for example `--set search.budget.trials=8`.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value.", hint="quote it, for example '--set key=\"[1, 3]\"'.") from error
+    place = document
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = place.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {key}: {parent!r} is a value and not a section.", hint="`foundry schema` prints the sections.")
+        place = below
+    place[last] = value
+
+
+def _readable(model: type[BaseModel], detail: ErrorDetails, where: str) -> FoundryError:
+    path = ".".join(str(part) for part in detail["loc"] if not isinstance(part, str) or not part.startswith("function-"))
+    if detail["type"] == "extra_forbidden":
+        return _unknown_key(model, detail, path, where)
+    if detail["type"] == "missing":
+        return ConfigError(f"{where}: {path} is missing.", hint=f"add `{path}:`; `foundry schema` describes it.")
+    got = detail["input"]
+    shown = f"{path} is {got!r}" if path else "the document"
+    wanted = detail["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+    return OutOfRange(f"{where}: {shown}, but {wanted}.", hint=f"`foundry schema` gives the range of `{path}`.", key=path, value=repr(got))
+
+
+def _unknown_key(model: type[BaseModel], detail: ErrorDetails, path: str, where: str) -> UnknownKey:
+    valid = _keys_at(model, detail["loc"][:-1])
+    near = difflib.get_close_matches(str(detail["loc"][-1]), valid, n=1, cutoff=0.3)
+    prefix = path.rpartition(".")[0]
+    nearest = f"{prefix}.{near[0]}" if near and prefix else (near[0] if near else None)
+    hint = f"did you mean `{nearest}`?" if nearest else f"valid keys here: {', '.join(valid)}."
+    return UnknownKey(f"{where}: {path} is no key of this section; it has {', '.join(valid)}.", hint=hint, key=path, nearest=nearest)
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    current: Any = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = current.model_fields[part].annotation
+        options = [annotation, *typing.get_args(annotation)]
+        current = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(current.model_fields)
+
+
+def parse_params(model: type[M], params: Mapping[str, Scalar], *, where: str) -> M:
+    """Validate the `params:` of a registered name by the plugin's own type."""
+    return validate(model, dict(params), where=where)

@@ -1,0 +1,40 @@
+"""`scale`: one dial for epochs, trials and rows, resolved into the numbers that it stands for. Stage keys see the numbers only."""
+
+from __future__ import annotations
+
+from foundry_ray.config.sections import BudgetConfig, PipelineConfig, SplitConfig
+
+
+def apply_scale(config: PipelineConfig) -> PipelineConfig:
+    """Resolve `scale` into the numbers it stands for. Stage keys see the numbers only."""
+    if config.scale == "smoke":
+        return _smoke(config)
+    if config.scale == "full":
+        budget = config.search.budget.model_copy(update={"trials": 3 * config.search.budget.trials})
+        return _resized(config, teacher_epochs=2 * config.teacher.train.epochs, student_epochs=2 * config.student.epochs, budget=budget)
+    return config
+
+
+def _smoke(config: PipelineConfig) -> PipelineConfig:
+    split = config.data.split
+    counts = {name: min(getattr(split, name), limit) for name, limit in (("train", 512), ("val", 128), ("test", 128))}
+    data = config.data.model_copy(update={"split": SplitConfig(**counts)})
+    rungs = tuple(rung for rung in config.search.scheduler.rungs if rung <= 2) or (1,)
+    search = config.search.model_copy(update={"scheduler": config.search.scheduler.model_copy(update={"rungs": rungs})})
+    budget = search.budget.model_copy(update={"trials": min(4, search.budget.trials)})
+    train = config.teacher.train.model_copy(update={"batch_size": min(32, config.teacher.train.batch_size)})
+    teacher = config.teacher.model_copy(update={"train": train})
+    student = config.student.model_copy(update={"batch_size": min(32, config.student.batch_size)})
+    smaller = config.model_copy(update={"data": data, "search": search, "teacher": teacher, "student": student})
+    return _resized(smaller, teacher_epochs=min(2, config.teacher.train.epochs), student_epochs=min(2, config.student.epochs), budget=budget)
+
+
+def _resized(config: PipelineConfig, *, teacher_epochs: int, student_epochs: int, budget: BudgetConfig) -> PipelineConfig:
+    train = config.teacher.train.model_copy(update={"epochs": teacher_epochs})
+    return config.model_copy(
+        update={
+            "teacher": config.teacher.model_copy(update={"train": train}),
+            "student": config.student.model_copy(update={"epochs": student_epochs}),
+            "search": config.search.model_copy(update={"budget": budget}),
+        }
+    )

@@ -1,0 +1,96 @@
+"""The persisted form of a typed value: plain JSON, canonical bytes, and the way back.
+
+`to_json`/`from_json` are the one way in which values are persisted; every persisted document carries `format_version` and readers
+accept the version before. Knows dataclasses in general and none in particular.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types as builtin_types
+import typing
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+from foundry_ray.errors import ArtifactCorrupt
+
+FORMAT_VERSION = 1
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Scalar: TypeAlias = "bool | int | float | str"
+T = TypeVar("T")
+
+
+def canonical_bytes(value: Json) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def canonical_sha256(value: Json) -> str:
+    """Hex sha256 of `canonical_bytes`."""
+    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+
+
+def to_json(value: object) -> Json:
+    """A dataclass, mapping or sequence as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value.value if isinstance(value, StrEnum) else value
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def from_json(cls: type[T], data: Json, *, what: str = "document") -> T:
+    """Rebuild a dataclass from `to_json`'s output.
+
+    Fields that `data` lacks take their defaults; unknown ones are ignored, so that a newer writer does not break an older reader.
+
+    Raises:
+        ArtifactCorrupt: `data` has not the shape of `cls`.
+    """
+    try:
+        return typing.cast(T, _decode(cls, data))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactCorrupt(
+            f"{what} is not a {cls.__name__}: {error}.", hint="`foundry doctor` checks the store; `--fresh STAGE` makes it again.", key=what
+        ) from error
+
+
+def _decode(kind: typing.Any, data: typing.Any) -> object:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(**{item.name: _decode(hints[item.name], data[item.name]) for item in dataclasses.fields(kind) if item.name in data})
+    if origin in (typing.Union, builtin_types.UnionType):
+        return _decode_union(typing.get_args(kind), data)
+    if origin is tuple:
+        inner = typing.get_args(kind)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return tuple(_decode(inner[0], item) for item in data)
+        return tuple(_decode(one, item) for one, item in zip(inner, data, strict=True))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {key: _decode(typing.get_args(kind)[1], item) for key, item in data.items()}
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind(data)
+    if kind is float and isinstance(data, int):
+        return float(data)
+    if kind in (bool, int, float, str) and type(data) is not kind:
+        raise TypeError(f"got {data!r}, wanted {kind.__name__}")
+    return data
+
+
+def _decode_union(options: tuple[typing.Any, ...], data: typing.Any) -> object:
+    if data is None:
+        return None
+    structured = [option for option in options if dataclasses.is_dataclass(option)]
+    if structured and isinstance(data, dict):
+        return _decode(structured[0], data)
+    if options == (float, type(None)):
+        return _decode(float, data)
+    return data
