@@ -237,9 +237,14 @@ class S3Store:
                 f"the settings of {self._uri} are not usable: {error}.", hint="check the bucket's name, AWS_PROFILE and AWS_ENDPOINT_URL."
             ) from error
         except (boto.BotoCoreError, RetriesExceededError) as error:
-            self._known_endpoint = None
-            message = f"{self._uri} did not answer when asked to {action} {key or 'its objects'} ({type(error).__name__})."
+            where, self._known_endpoint = self._where(), None
+            message = f"{self._uri} did not answer at {where} when asked to {action} {key or 'its objects'} ({type(error).__name__})."
             raise StoreUnavailable(message, hint=self._hint, uri=self._uri) from error
+
+    def _where(self) -> str:
+        """Scheme, host and port of the server; a user in the URL stays out of it."""
+        parts = urlsplit(self.client().meta.endpoint_url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     def _refusal(self, error: ClientError, action: str, key: str) -> StoreError | ConfigError:
         code = _code(error)

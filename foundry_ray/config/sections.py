@@ -154,6 +154,9 @@ class StudentConfig(Section):
     epochs: int = Field(30, ge=1, le=10_000, description="Full budget; the schedule spans it, rungs are points on the way.")
     batch_size: int = Field(64, ge=1, description="Samples per step.")
     schedule: Literal["one_cycle", "cosine", "constant"] = Field("cosine", description="Learning rate over the full budget.")
+    warmup_ratio: float = Field(
+        0.03, ge=0, lt=1, description="Share of the steps that the learning rate rises; short, so that the first rung sees it at its peak."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="As for the teacher.")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="Averaged weights are what rungs judge, so that an unfinished schedule is judged fairly.")
     target_views: int = Field(8, ge=1, le=256, description="Fixed augmented views per sample whose teacher logits are cached.")

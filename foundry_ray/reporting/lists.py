@@ -63,7 +63,10 @@ def model_card(entry: RegistryEntry) -> Table:
 
 def endpoints_table(found: Sequence[Endpoint]) -> Table:
     """One line an endpoint."""
-    rows = [(endpoint.app_name, endpoint.model_version, endpoint.url, str(endpoint.num_replicas), endpoint.status) for endpoint in found]
+    rows = [
+        (endpoint.app_name, f"{endpoint.app_name}:{endpoint.model_version}", endpoint.url, str(endpoint.num_replicas), endpoint.status)
+        for endpoint in found
+    ]
     return simple("", ("endpoint", "model", "url", "replicas", "status"), rows, right=("replicas",))
 
 

@@ -77,7 +77,9 @@ def comparison_table(report: EvaluationReport) -> Table:
 def endpoint_line(endpoint: Endpoint) -> Text:
     """Where the model answers."""
     text = Text("endpoint  ", style="bold")
-    return text.append(f"{endpoint.url}  ({endpoint.model_version}, {endpoint.num_replicas} replica(s), {endpoint.status})", style="cyan")
+    return text.append(
+        f"{endpoint.url}  ({endpoint.app_name}:{endpoint.model_version}, {endpoint.num_replicas} replica(s), {endpoint.status})", style="cyan"
+    )
 
 
 def trials_table(study: StudyResult, chosen: Sequence[Trial]) -> Table:

@@ -6,12 +6,13 @@ driver. Tune's own snapshots are scratch; nothing is ever restored from them.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -294,13 +295,14 @@ def _last_lines(text: str) -> str:
 
 @contextmanager
 def _silence(*names: str) -> Iterator[None]:
-    """What Tune would log is told by our reporter, or is noise."""
+    """What Tune would log is told by our reporter, or is noise; what it prints at any verbosity would spoil the document on stdout."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -110,7 +110,7 @@ def record(*, passed: bool = True) -> RunRecord:
         "search": to_json(study()),
         "student": to_json(model()),
         "evaluation": to_json(report(passed=passed)),
-        "serving": to_json(Endpoint(app_name="mnist", url="http://127.0.0.1:8000", model_version="mnist:1", num_replicas=1, status="RUNNING")),
+        "serving": to_json(Endpoint(app_name="mnist", url="http://127.0.0.1:8000", model_version="1", num_replicas=1, status="RUNNING")),
     }
     stages = tuple(StageRecord(name=name, key=name * 4, status=StageStatus.DONE, outputs=value, duration_s=3.2) for name, value in outputs.items())
     status = RunStatus.DONE if passed else RunStatus.REJECTED

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from foundry_ray.clock import SystemClock
 from foundry_ray.config import BudgetConfig, SchedulerConfig
-from foundry_ray.protocols import ArtifactStore
+from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.search.coordinator import Coordinator, Rules
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.journal import Journal
@@ -186,3 +190,32 @@ class SyntheticStudy:
         if budget is None:
             self.coordinator.close()
         return self.state.trials()
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticEnvironment:
+    """Synthetic trials for real actors. Picklable.
+
+    Attributes:
+        event_s: Real time that each event takes.
+        victim: The trial whose process dies once (kill -9) after its first event, where `mark` is not there yet.
+        mark: A file that the victim leaves behind.
+    """
+
+    event_s: float = 0.0
+    victim: int = -1
+    mark: Path | None = None
+
+    def runner(self, reporter: Reporter) -> Run:
+        """See `tune_adapter.Environment`."""
+        run, clock = SyntheticRunner(), SystemClock()
+
+        def slowly(job: Job) -> Iterator[Event]:
+            for event in run(job):
+                clock.sleep(self.event_s)
+                yield event
+                if self.mark is not None and job.number == self.victim and not self.mark.exists():
+                    self.mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return slowly
