@@ -23,7 +23,7 @@ def learning_curves(teacher: Sequence[Mapping[str, float]], student: Sequence[Ma
         epochs = [point.get("epoch", index + 1) for index, point in enumerate(curve)]
         axes.plot(epochs, values, color=colour, linewidth=1.8, label=name)
         if values:
-            axes.annotate(f"{name} {values[-1]:.3f}", (epochs[-1], values[-1]), xytext=(6, 0), textcoords="offset points", color=colour, va="center")
+            axes.annotate(f"{name} {values[-1]:.3f}", (epochs[-1], values[-1]), xytext=(0, 7), textcoords="offset points", color=colour, ha="center")
     _zoom(axes, [point["accuracy"] for curve in (teacher, student) for point in curve])
     return _svg(figure)
 
@@ -50,9 +50,19 @@ def front(study: StudyResult) -> str:
     _scatter(axes, best, _STUDENT, "on the front")
     _scatter(axes, [trial for trial in measured if trial.number == study.chosen], _FRONT, "chosen")
     if measured:
-        axes.set_xscale("log")
+        _log_axis(axes)
         axes.legend(frameon=False, loc="lower right", fontsize=8)
     return _svg(figure)
+
+
+def _log_axis(axes: Axes) -> None:
+    """A logarithmic x axis whose ticks are plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _scatter(axes: Axes, trials: Sequence[Trial], colour: str, label: str) -> None:
@@ -79,7 +89,7 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.margins(x=0.14)
+    axes.margins(x=0.06)
     return figure, axes
 
 
@@ -87,7 +97,7 @@ def _zoom(axes: Axes, values: Sequence[float]) -> None:
     """Show the range where curves differ: the early epochs may leave the picture."""
     if values:
         top, typical = max(values), sorted(values)[len(values) // 4]
-        axes.set_ylim(max(0.0, min(typical, top - 0.05)), min(1.0, top + 0.01))
+        axes.set_ylim(max(0.0, min(typical, top - 0.05)), min(1.01, top + 0.015))
 
 
 def _svg(figure: Figure) -> str:

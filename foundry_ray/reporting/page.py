@@ -19,7 +19,7 @@ def render(record: RunRecord) -> str:
 
     template = resources.files("foundry_ray.reporting").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(duration=units.duration, value=units.value, count=units.si_count, bytes=units.si_bytes)
+    environment.globals.update(duration=units.duration, value=units.value, count=units.si_count, bytes=units.si_bytes, times=units.times)
     teacher = _output(record, "teacher", ModelArtifact)
     student = _output(record, "student", ModelArtifact)
     study = _output(record, "search", StudyResult)

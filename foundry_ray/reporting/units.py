@@ -52,3 +52,8 @@ def value(metric: str, number: float) -> str:
     if metric.startswith("num_"):
         return si_count(number)
     return f"{number:.4g}"
+
+
+def times(number: int) -> str:
+    """How often: once, twice, 3 times."""
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
