@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from foundry_ray.types import from_json, to_json
 
 T = TypeVar("T")
 _ERROR_LINES = 3
-_LINGER_S = 30.0
+_START_TIMEOUT_S = 30.0
 _IDLE_S = 0.05
 
 
@@ -119,49 +120,71 @@ class _Bridge:
         self._reporter = reporter
         self._clock = SystemClock()
         self._numbers: dict[str, int] = {}
-        self._awaited: set[str] = set()
-        self._lingering: dict[str, float] = {}
+        self._starting: set[str] = set()
+        self._idle_since_s: dict[str, float] = {}
+        self._handed_over: deque[Job] = deque()
+        self._may_have_job = True
         self.error: Exception | None = None
 
     def next_config(self, tune_id: str) -> dict[str, str] | str | None:
-        """A job for a free slot, `FINISHED` when there will be none any more, else None."""
-        if self._coordinator.num_in_flight + len(self._lingering) >= self._num_slots:
+        """A job for a free actor, or for one to be started; `FINISHED` when there will be none any more."""
+        if self._handed_over:
+            job = self._handed_over.popleft()
+        elif len(self._numbers) >= self._num_slots:
             return None
-        job = self._guarded(self._coordinator.next_job)
-        if job is None:
-            return None if self._coordinator.num_in_flight else str(Searcher.FINISHED)
+        else:
+            found = self._next_job()
+            if found is None:
+                return None if self._coordinator.num_in_flight else str(Searcher.FINISHED)
+            job = found
         self._numbers[tune_id] = job.number
-        self._awaited.add(tune_id)
+        self._starting.add(tune_id)
         return {"job": json.dumps(to_json(job))}
 
     def goes_on(self, tune_id: str, result: Mapping[str, Any]) -> bool:
-        """Whether the actor keeps this job.
-
-        An actor whose job is over lingers while another one starts up: Tune would hand it the other's job and throw the starting one
-        away, again and again where jobs are shorter than the start of a process, and the second slot would never be used.
-        """
-        self._awaited.discard(tune_id)
+        """Whether the actor keeps its job, or waits in it for the next one."""
+        self._starting.discard(tune_id)
         for message in json.loads(result["warnings"]):
             self._reporter.warn(message)
         if result["event"]:
             event = event_from_json(json.loads(result["event"]), what="result of a trial")
             if self._guarded(lambda: self._coordinator.observe(event)):
                 return True
-            self._lingering[tune_id] = self._clock.monotonic_s() + _LINGER_S
-        elif tune_id not in self._lingering:
-            return True
-        if self._awaited and self._clock.monotonic_s() < self._lingering[tune_id]:
-            return True
-        del self._lingering[tune_id]
-        return False
+            self._may_have_job = True
+            self._idle_since_s[tune_id] = self._clock.monotonic_s()
+        return tune_id not in self._idle_since_s or self._stays_idle(tune_id)
 
     def died(self, tune_id: str, error: str) -> None:
         """The process is gone; if its job was over already, nothing is lost."""
         number = self._numbers.pop(tune_id)
-        self._awaited.discard(tune_id)
-        if self._lingering.pop(tune_id, None) is None:
+        self._starting.discard(tune_id)
+        self._may_have_job = True
+        if self._idle_since_s.pop(tune_id, None) is None:
             self._reporter.warn(f"trial {number} lost its process: {error}")
             self._guarded(lambda: self._coordinator.died(number, error))
+
+    def _stays_idle(self, tune_id: str) -> bool:
+        """An actor is let go only to its next job, or at the end.
+
+        Tune keeps one free actor at most and ends the others. And while one starts up, a free one is given its job and the one that
+        starts is ended: where jobs are shorter than the start of a process, the second slot would never be used.
+        """
+        is_long = self._clock.monotonic_s() - self._idle_since_s[tune_id] > _START_TIMEOUT_S
+        if self._starting and not is_long:
+            return True
+        job = self._next_job()
+        if job is None and self._coordinator.num_in_flight:
+            return True
+        if job is not None:
+            self._handed_over.append(job)
+        del self._idle_since_s[tune_id], self._numbers[tune_id]
+        return False
+
+    def _next_job(self) -> Job | None:
+        """Ask only where something happened since the last time that there was none."""
+        job = self._guarded(self._coordinator.next_job) if self._may_have_job else None
+        self._may_have_job = job is not None
+        return job
 
     def _guarded(self, call: Callable[[], T]) -> T:
         try:
