@@ -136,13 +136,15 @@ class Pipeline:
         from foundry_ray.student import make_student
 
         context = self.context
+        resources = context.session.resources()
         return context.session.call(
             make_student,
             self._study_context(dataset, teacher),
             study.chosen_trial,
             stage_key=stage_key,
             clock=context.clock,
-            num_cpus=1,
+            num_cpus=min(2, resources.get("CPU", 1)),
+            num_gpus=1 if resources.get("GPU", 0) >= 1 else 0,
             reporter=context.reporter,
         )
 
