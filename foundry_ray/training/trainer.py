@@ -98,7 +98,7 @@ def fit(
     from foundry_ray.clock import SystemClock
 
     clock = clock or SystemClock()
-    _check(config, dataset, session)
+    _check(config, session)
     job = RankJob(config=config, task=task, dataset=dataset, augment=augment, seed=seed, stage_key=stage_key, store=store)
     last = checkpoints.latest(store, stage_key)
     listener = Listener(store, checkpoints.progress_key(stage_key), reporter, num_known=len(curve_of(last)))
@@ -113,17 +113,22 @@ def fit(
     return _publish(job, last, export=export, cost=cost, clock=clock)
 
 
-def _check(config: TeacherConfig, dataset: DatasetRef, session: RaySession | None) -> None:
-    """Refuse what cannot work before anything is started."""
+def _check(config: TeacherConfig, session: RaySession | None) -> None:
     if session is None and config.workers > 1:
         message = f"teacher.workers is {config.workers}, but there is no Ray session; without one a single worker trains."
         raise ConfigError(message, hint="connect to a cluster, or set `teacher.workers: 1`.")
-    num_rows = dataset.splits["train"].num_rows
-    epoch_batches(num_rows, batch_size=config.train.batch_size, seed=0, epoch=0, rank=0, world_size=config.workers)
+
+
+def _check_batches(job: RankJob) -> None:
+    """Refuse a batch that the workers cannot share, before any of them starts."""
+    num_rows = job.dataset.splits["train"].num_rows
+    epoch_batches(num_rows, batch_size=job.config.train.batch_size, seed=0, epoch=0, rank=0, world_size=job.config.workers)
 
 
 def _train_here(job: RankJob, reporter: Reporter, clock: Clock) -> None:
     from foundry_ray.training.engine import TorchEngine
+
+    _check_batches(job)
 
     def tell(epoch: int, curve: Sequence[Metrics]) -> None:
         reporter.report(epoch, curve[-1])
@@ -134,7 +139,8 @@ def _train_here(job: RankJob, reporter: Reporter, clock: Clock) -> None:
 def _train_on_ray(job: RankJob, session: RaySession, listener: Listener, *, settings: Settings, reporter: Reporter) -> None:
     """Start worker groups until one gets to the end, as `failures.decide` says."""
     group = _Group(job=job, attempt="", num_workers=job.config.workers, use_gpu=_wants_gpu(job.config, session, reporter))
-    session.require(_request(group), "teacher.workers")
+    session.require(_request(group), "teacher.workers")  # first: workers that do not exist need no batch
+    _check_batches(job)
     facts = FailureFacts(failures=(), max_failures=job.config.max_failures)
     while True:
         group = replace(group, attempt=uuid.uuid4().hex[:12])
