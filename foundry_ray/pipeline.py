@@ -105,6 +105,7 @@ class Pipeline:
             session=context.session,
             export=lambda model: to_onnx(model, dataset.schema),
             cost=lambda model: cost(model, dataset.schema),
+            clock=context.clock,
         )
 
     def _study_context(self, dataset: DatasetRef, teacher: ModelArtifact) -> StudyContext:
@@ -205,10 +206,11 @@ def run(config: PipelineConfig, *, context: Context, fresh: Collection[str] = ()
     return Pipeline(config=config, context=context).run(fresh=fresh, source=source)
 
 
-def resume(name: str, *, context: Context) -> RunRecord:
-    """Go on with an interrupted or failed run, by its id, the beginning of it, or `latest`."""
+def resume(name: str, *, context: Context, cluster: str | None = None) -> RunRecord:
+    """Go on with an interrupted or failed run, by its id, the beginning of it, or `latest`, on the cluster it had or on another one."""
     record = find_run(context.store, name)
     config = PipelineConfig.model_validate(record.config)
+    context.limits, context.cluster = config.limits, cluster or config.cluster
     return Pipeline(config=config, context=context).run(again=record, source=record.source)
 
 

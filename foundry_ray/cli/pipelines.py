@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PipelineArgument = Annotated[Path, typer.Argument(metavar="PIPELINE", help="A pipeline.yaml.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be given several times.")]
 ScaleOption = Annotated[str | None, typer.Option("--scale", metavar="smoke|small|full", help="Override `scale`.")]
+AddressOption = Annotated[str | None, typer.Option("--address", metavar="ADDR", help="A running Ray cluster, instead of the pipeline's.")]
 _REJECTED = 3
 
 
@@ -54,7 +55,7 @@ def run(
     scale: ScaleOption = None,
     set_: SetOption = None,
     store: StoreOption = None,
-    address: Annotated[str | None, typer.Option("--address", metavar="ADDR", help="A running Ray cluster, instead of the pipeline's.")] = None,
+    address: AddressOption = None,
     fresh: Annotated[list[str] | None, typer.Option("--fresh", metavar="STAGE", help="Do a stage again although its result exists.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the endpoint and the local services running.")] = False,
     json_output: JsonOption = False,
@@ -67,25 +68,34 @@ def run(
     config = load_config(pipeline, set_ or (), scale=scale)
     check(config)
     check_stages(fresh or ())
-    with open_context(store or config.store, cluster=address or config.cluster, keep=keep, events=config.name) as context:
+    config = config.model_copy(update={"store": store or config.store, "cluster": address or config.cluster})
+    with open_context(config.store, cluster=config.cluster, keep=keep, events=config.name) as context:
         context.limits = config.limits
         on_interrupt(f"foundry run {pipeline}")
         job = Pipeline(config=config, context=context)
-        record = job.run(fresh=fresh or (), source=str(pipeline), on_start=lambda run_id: on_interrupt(f"foundry resume {run_id}"))
+        record = job.run(fresh=fresh or (), source=str(pipeline), on_start=lambda run_id: on_interrupt(_resuming(run_id, config.store)))
         _finish(record)
 
 
 def resume(
     run: Annotated[str, typer.Argument(help="A run id, the beginning of one, or `latest`.")],
     store: StoreOption = None,
+    address: AddressOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Go on with an interrupted or failed run."""
+    """Go on with an interrupted or failed run, where it ran."""
     from foundry_ray.pipeline import resume
 
-    on_interrupt(f"foundry resume {run}")
+    on_interrupt(_resuming(run, store))
     with open_context(store, events=run) as context:
-        _finish(resume(run, context=context))
+        _finish(resume(run, context=context, cluster=address))
+
+
+def _resuming(run: str, store: str | None) -> str:
+    """The command that goes on with a run: it names the store where another one would be looked into."""
+    from foundry_ray.config import settings
+
+    return f"foundry resume {run}" + (f" --store {store}" if store not in (None, settings().store) else "")
 
 
 def _finish(record: RunRecord) -> None:

@@ -281,9 +281,10 @@ def _publish(
     onnx, (num_params, num_macs) = export(model), cost(model)
     architecture = json.dumps(models.describe(model), sort_keys=True).encode()
     files = {WEIGHTS: weights, "architecture.json": architecture, "model.onnx": onnx}
+    meta: Json = {"stage_key": job.stage_key, "epoch": best, "task": job.task, "classes": list(job.dataset.schema.classes)}
     created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
     return ModelArtifact(
-        artifact=publish(job.store, kind="model", files=files, meta={"stage_key": job.stage_key, "epoch": best}, created_at=created_at),
+        artifact=publish(job.store, kind="model", files=files, meta=meta, created_at=created_at),
         family=job.config.model.family,
         num_params=num_params,
         num_macs=num_macs,
