@@ -28,7 +28,7 @@ from foundry_ray.training.checkpoint import Checkpoint
 from foundry_ray.training.failures import FailureFacts, FailureKind, RankCrashed, RankFailure, decide
 from foundry_ray.training.progress import Listener, StoreReporter
 from foundry_ray.training.rank import WEIGHTS, Metrics, RankJob, best_epoch, curve_of, train_rank
-from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact
+from foundry_ray.types import CompressionRecipe, DatasetRef, Json, ModelArtifact
 
 if TYPE_CHECKING:
     from torch import nn
