@@ -52,7 +52,7 @@ def _nothing_found(trials: Sequence[Trial], limits: Sequence[constraints.Constra
     nearest = min(broken, key=lambda trial: sum(constraints.excesses(limits, trial.values).values()), default=None)
     closest = f"trial {nearest.number}: {constraints.explain(limits, nearest.values)}" if nearest else next((str(one.error) for one in trials), "")
     return NoFeasibleTrial(
-        f"none of {len(trials)} trials keeps all constraints; the closest is {closest}.",
+        f"none of {len(trials)} trials keeps all constraints; the closest is {closest.rstrip('.')}.",
         hint="loosen `search.constraints`, widen the space towards smaller students, or raise `search.budget.trials`.",
         num_trials=len(trials),
         closest=closest,
