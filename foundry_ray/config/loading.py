@@ -110,10 +110,12 @@ def _readable(model: type[BaseModel], detail: ErrorDetails, where: str) -> Found
         return _unknown_key(model, detail, path, where)
     if detail["type"] == "missing":
         return ConfigError(f"{where}: {path} is missing.", hint=f"add `{path}:`; `foundry schema` describes it.")
+    if detail["type"] == "value_error":
+        said = detail["msg"].removeprefix("Value error, ")
+        return OutOfRange(f"{where}: {path + ': ' if path else ''}{said}.", hint="`foundry schema` describes these keys.", key=path, value=None)
     got = detail["input"]
-    shown = f"{path} is {got!r}" if path else "the document"
-    wanted = detail["msg"].replace("Input should be", "must be").replace("Value error, ", "")
-    return OutOfRange(f"{where}: {shown}, but {wanted}.", hint=f"`foundry schema` gives the range of `{path}`.", key=path, value=repr(got))
+    wanted = detail["msg"].replace("Input should be", "must be")
+    return OutOfRange(f"{where}: {path} is {got!r}, but {wanted}.", hint=f"`foundry schema` gives the range of `{path}`.", key=path, value=repr(got))
 
 
 def _unknown_key(model: type[BaseModel], detail: ErrorDetails, path: str, where: str) -> UnknownKey:

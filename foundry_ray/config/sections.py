@@ -158,7 +158,7 @@ class StudentConfig(Section):
         0.03, ge=0, lt=1, description="Share of the steps that the learning rate rises; short, so that the first rung sees it at its peak."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="As for the teacher.")
-    ema_decay: float = Field(0.98, ge=0, lt=1, description="Averaged weights are what rungs judge, so that an unfinished schedule is judged fairly.")
+    ema_decay: float = Field(0.95, ge=0, lt=1, description="Averaged weights are what rungs judge, so that an unfinished schedule is judged fairly.")
     target_views: int = Field(8, ge=1, le=256, description="Fixed augmented views per sample whose teacher logits are cached.")
     calibration_rows: int = Field(256, ge=1, description="Training rows that set the int8 ranges.")
 
@@ -221,3 +221,12 @@ class PipelineConfig(Section):
     gates: GatesConfig = Field(GatesConfig(), description="What the winner must pass.")
     serve: ServeConfig = Field(ServeConfig(), description="The endpoint.", json_schema_extra=_EXECUTION)
     limits: LimitsConfig = Field(LimitsConfig(), description="Time limits.", json_schema_extra=_EXECUTION)
+
+    @model_validator(mode="after")
+    def _trials_are_prefixes(self) -> PipelineConfig:
+        last = self.search.scheduler.rungs[-1]
+        if last > self.student.epochs:
+            raise ValueError(
+                f"search.scheduler.rungs end at epoch {last} and student.epochs is {self.student.epochs}; a trial is a prefix of the student's training"
+            )
+        return self

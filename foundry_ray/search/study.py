@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_ray.config import LatencyConfig, SearchConfig, Settings, StudentConfig
-from foundry_ray.errors import OutOfRange, RecipeInfeasible, SearchError
+from foundry_ray.errors import RecipeInfeasible, SearchError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.search import constraints, schedulers
 from foundry_ray.search.coordinator import Coordinator, Rules
@@ -177,15 +177,7 @@ def _shared(context: StudyContext, logits_VNC: np.ndarray | None, *, limits: tup
 
 
 def _rules(context: StudyContext, space: SearchSpace) -> Rules:
-    search, epochs = context.search, context.student.epochs
-    last = search.scheduler.rungs[-1]
-    if last > epochs:
-        raise OutOfRange(
-            f"search.scheduler.rungs end at epoch {last}, but student.epochs is {epochs}: a trial is a prefix of the student's training.",
-            hint=f"lower the last rung, or set `student.epochs: {last}`.",
-            key="search.scheduler.rungs",
-            value=str(last),
-        )
+    search = context.search
     accuracy = context.teacher.val_metrics.get("accuracy")
     if accuracy is None:
         raise SearchError("the teacher has no accuracy on val, wanted one to compare students with.", hint="`--fresh teacher` trains it again.")

@@ -23,6 +23,7 @@ def test_the_shipped_pipeline_is_valid_and_keeps_its_numbers_at_small() -> None:
         ("search.budget.trials=0", OutOfRange, "search.budget.trials is 0, but must be greater than or equal to 1", "schema"),
         ("teacher.train.lr=fast", OutOfRange, "teacher.train.lr is 'fast', but must be a valid number", "schema"),
         ("search.scheduler.rungs=[3, 1]", OutOfRange, "rungs are \\[3, 1\\], but must rise", "schema"),
+        ("student.epochs=4", OutOfRange, "rungs end at epoch 9 and student.epochs is 4", "schema"),
         ("scale=huge", OutOfRange, "scale is 'huge', but must be 'smoke', 'small' or 'full'", "schema"),
         ("teacher.workers", ConfigError, "wanted key=value", "--set"),
         ("name.x=1", ConfigError, "'name' is a value and not a section", "schema"),
