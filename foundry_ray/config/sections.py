@@ -224,9 +224,7 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _trials_are_prefixes(self) -> PipelineConfig:
-        last = self.search.scheduler.rungs[-1]
-        if last > self.student.epochs:
-            raise ValueError(
-                f"search.scheduler.rungs end at epoch {last} and student.epochs is {self.student.epochs}; a trial is a prefix of the student's training"
-            )
+        last, epochs = self.search.scheduler.rungs[-1], self.student.epochs
+        if last > epochs:
+            raise ValueError(f"search.scheduler.rungs end at epoch {last} and student.epochs is {epochs}; a trial is a prefix of that training")
         return self
