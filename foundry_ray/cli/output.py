@@ -68,22 +68,23 @@ def run_app(app: typer.Typer) -> int:
 
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(standalone_mode=False)
+        code = int(app(standalone_mode=False) or 0)
     except FoundryError as error:
         _fail(type(error).__name__, error.message, error.hint, error.exit_code)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        hint = _State.interrupted_hint
-        _fail("Interrupted", "Interrupted; the state is saved.", f"`{hint}` goes on from here." if hint else "", INTERRUPTED)
-        return INTERRUPTED
+        code = INTERRUPTED
     except typer.Exit as stop:
-        return int(stop.exit_code)
+        code = int(stop.exit_code)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             _fail("Usage", error.format_message(), "`foundry --help` lists the commands, `foundry COMMAND --help` its options.", 2)
             return 2
         raise
-    return int(code or 0)
+    if code == INTERRUPTED:  # also how typer hands on a KeyboardInterrupt: as a code, and without a word
+        hint = _State.interrupted_hint
+        _fail("Interrupted", "Interrupted; the state is saved.", f"`{hint}` goes on from here." if hint else "", INTERRUPTED)
+    return code
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
