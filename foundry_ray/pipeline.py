@@ -144,7 +144,7 @@ class Pipeline:
             study.chosen_trial,
             stage_key=stage_key,
             clock=context.clock,
-            num_cpus=min(2, resources.get("CPU", 1)),
+            num_cpus=1,
             num_gpus=1 if resources.get("GPU", 0) >= 1 else 0,
             reporter=context.reporter,
         )
