@@ -68,7 +68,7 @@ def run_app(app: typer.Typer) -> int:
 
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = int(app(standalone_mode=False) or 0)
+        code = int(app(standalone_mode=False, prog_name="foundry") or 0)
     except FoundryError as error:
         _fail(type(error).__name__, error.message, error.hint, error.exit_code)
         return error.exit_code

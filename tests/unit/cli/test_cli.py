@@ -1,0 +1,165 @@
+"""How commands end: exit codes, one document where JSON is asked for, the hint after Ctrl-C; and that all promised commands exist."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+import typer
+
+from foundry_ray import errors
+from foundry_ray.cli.main import app
+from foundry_ray.cli.output import JsonOption, emit, on_interrupt, run_app, text
+from foundry_ray.errors import FoundryError
+
+RunApp = Callable[..., int]
+COMMANDS = [
+    *("init", "schema", "plan", "run", "resume", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
+    *("runs:list", "runs:show", "runs:delete", "models:list", "models:show", "models:pull"),
+    *("endpoints:list", "endpoints:show", "endpoints:delete", "jobs:list", "jobs:status", "jobs:logs", "jobs:stop"),
+    *("cluster:up", "cluster:down", "cluster:status", "store:serve", "store:stop", "store:status"),
+]
+OPTIONS = {
+    "run": ["--scale", "--set", "--store", "--address", "--fresh", "--keep", "--json"],
+    "report": ["-o", "--store", "--json"],
+    "trials": ["--pareto", "--sort", "--json"],
+    "submit": ["--address", "--scale", "--set", "--store", "--json"],
+}
+
+
+@pytest.fixture
+def foundry(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunApp]:
+    """Runs the command line in this process; the answer to SIGTERM is put back afterwards."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*args: str, app: typer.Typer = app) -> int:
+        monkeypatch.setattr("sys.argv", ["foundry", *args])
+        on_interrupt("")
+        return run_app(app)
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def _failing_with(error: BaseException) -> typer.Typer:
+    """A command line whose one command raises."""
+    failing = typer.Typer(pretty_exceptions_enable=False)
+
+    def command(json_output: JsonOption = False) -> None:
+        raise error
+
+    failing.command()(command)
+    return failing
+
+
+def _leaves(kind: type[FoundryError] = FoundryError) -> Iterator[type[FoundryError]]:
+    for below in kind.__subclasses__():
+        if below.__module__ == errors.__name__:
+            yield below
+            yield from _leaves(below)
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        (2, "ConfigError UnknownKey OutOfRange SearchSpaceError DataError BadRecord FingerprintMismatch"),
+        (2, "RecipeInfeasible ResourcesUnavailable ArtifactNotFound"),
+        (3, "NoFeasibleTrial RolloutRejected"),
+        (4, "ClusterUnreachable ClusterDenied StoreUnavailable StoreDenied DeployTimeout"),
+        (5, "Conflict ArtifactCorrupt WorkerGroupFailed Diverged Preempted ParityFailed ReplicaUnhealthy"),
+    ],
+)
+def test_each_error_ends_with_its_exit_code_and_two_lines(foundry: RunApp, capsys: pytest.CaptureFixture[str], code: int, names: str) -> None:
+    for name in names.split():
+        error = getattr(errors, name)("it got 3, wanted 4.", hint="do this.")
+        assert foundry(app=_failing_with(error)) == code, name
+        said = capsys.readouterr()
+        assert said.err == "error: it got 3, wanted 4.\nhint:  do this.\n"
+        assert said.out == ""
+
+
+def test_every_error_has_one_of_the_documented_exit_codes() -> None:
+    assert {kind.exit_code for kind in _leaves()} == {2, 3, 4, 5}
+
+
+def test_an_error_is_one_document_on_stdout_where_json_is_asked_for(foundry: RunApp, capsys: pytest.CaptureFixture[str]) -> None:
+    assert foundry("--json", app=_failing_with(errors.DataError("no rows.", hint="fetch."))) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"error": "DataError", "message": "no rows.", "hint": "fetch.", "exit_code": 2}
+    assert said.err == "error: no rows.\nhint:  fetch.\n"
+
+
+def test_json_of_one_command_does_not_leak_into_the_next(foundry: RunApp, capsys: pytest.CaptureFixture[str]) -> None:
+    answering = typer.Typer()
+
+    def command(json_output: JsonOption = False) -> None:
+        emit({"answer": 42}, text("forty-two"))
+
+    answering.command()(command)
+    assert [foundry("--json", app=answering), foundry(app=answering)] == [0, 0]
+    assert capsys.readouterr().out == '{\n  "answer": 42\n}\nforty-two\n'
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("jobs", "explode"), "No such command 'explode'"),
+        (("plan",), "Missing argument 'PIPELINE'"),
+        (("run", "pipeline.yaml", "--scael", "smoke"), "No such option: --scael"),
+        (("deploy", "mnist@champion", "--port", "eight"), "Invalid value for '--port'"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2_and_names_help(
+    foundry: RunApp, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+) -> None:
+    assert foundry(*args) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "hint:  `foundry --help` lists the commands" in said
+
+
+def test_ctrl_c_is_130_and_names_the_command_that_goes_on(foundry: RunApp, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted = typer.Typer()
+
+    def command() -> None:
+        on_interrupt("foundry resume r1")
+        raise KeyboardInterrupt
+
+    interrupted.command()(command)
+    assert foundry(app=interrupted) == 130
+    assert capsys.readouterr().err == "Interrupted; the state is saved.\nhint:  `foundry resume r1` goes on from here.\n"
+
+
+def test_sigterm_is_answered_as_ctrl_c(foundry: RunApp, capsys: pytest.CaptureFixture[str]) -> None:
+    terminated = typer.Typer()
+
+    def command() -> None:
+        on_interrupt("foundry resume r1")
+        signal.raise_signal(signal.SIGTERM)
+
+    terminated.command()(command)
+    assert foundry(app=terminated) == 130
+    assert "`foundry resume r1` goes on from here" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(foundry: RunApp) -> None:
+    with pytest.raises(ZeroDivisionError):
+        foundry(app=_failing_with(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_promised_command_exists_and_has_help(foundry: RunApp, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert foundry(*command.split(":"), "--help") == 0
+    usage, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert usage.strip().startswith(f"Usage: foundry {command.replace(':', ' ')} [OPTIONS]")
+    assert rest.strip()[:1].isupper(), "it has no sentence that says what it does"
+    assert all(option in rest for option in OPTIONS.get(command, ["--json"]))
+
+
+def test_there_is_no_command_that_was_not_promised() -> None:
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    found = [command.name for command in app.registered_commands]
+    found += [f"{name}:{command.name}" for name, group in groups.items() if group for command in group.registered_commands]
+    assert sorted(str(name) for name in found) == sorted(COMMANDS)
