@@ -52,10 +52,9 @@ class StageRunner:
             progress_key: Under what partial work is kept, where that is not `key`.
         """
         store = self._context.store
-        if name in self._fresh:
-            self._forget(name, key, progress_key or key)
+        is_fresh = name in self._fresh
         result = read_result(store, name, key)
-        if result is not None:
+        if result is not None and not is_fresh:
             return self._reuse(name, key, result, kind, "equal inputs were done by run " + result.run_id)
         limits = self._context.limits
         with hold(
@@ -66,8 +65,10 @@ class StageRunner:
             wait_s=limits.lease_wait_s,
             clock=self._context.clock,
             reporter=self._context.reporter,
-            is_done=lambda: read_result(store, name, key) is not None,
+            is_done=lambda: not is_fresh and read_result(store, name, key) is not None,
         ) as lease:
+            if is_fresh:
+                self._forget(name, key, progress_key or key)  # inside the lease: another run may be in the middle of what is deleted
             if lease is not None and read_result(store, name, key) is None:
                 return self._work(name, key, work, lease)
         result = read_result(store, name, key)

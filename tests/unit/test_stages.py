@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from foundry_ray.config import LimitsConfig
-from foundry_ray.errors import Diverged
+from foundry_ray.errors import Conflict, Diverged
 from foundry_ray.stages import StageRunner
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
@@ -53,6 +53,20 @@ def test_fresh_forgets_the_result_and_the_work_in_progress(store: MemoryStore, c
     _runner(store, clock, fresh=("teacher",)).do("teacher", "k", _counting(calls), MetricValue)
     assert len(calls) == 2
     assert list(store.list("checkpoints/k/")) == []
+
+
+def test_fresh_deletes_nothing_that_another_run_works_on(store: MemoryStore, clock: FakeClock) -> None:
+    other, mine = _runner(store, clock, "other"), _runner(store, clock, "mine", fresh=("teacher",))
+    mine._context.limits = LimitsConfig(lease_ttl_s=9.0, lease_wait_s=1.0)
+
+    def work() -> MetricValue:
+        store.put("checkpoints/k/000001/manifest.json", b"{}")
+        with pytest.raises(Conflict, match="Run other still works on k"):
+            mine.do("teacher", "k", lambda: OUTPUT, MetricValue)
+        assert store.stat("checkpoints/k/000001/manifest.json") is not None
+        return OUTPUT
+
+    other.do("teacher", "k", work, MetricValue)
 
 
 @pytest.mark.parametrize(("error", "status"), [(Diverged("loss is nan."), StageStatus.FAILED), (KeyboardInterrupt(), StageStatus.INTERRUPTED)])
