@@ -6,7 +6,7 @@ import importlib.metadata
 
 from foundry_ray.config import PipelineConfig, Settings, semantic
 from foundry_ray.runlog import plugin_source_sha256, stage_key
-from foundry_ray.types import DatasetRef, EvaluationReport, Json, ModelArtifact, StudyResult, canonical_sha256, to_json
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, StudyResult, to_json
 
 _VERSIONS = {"data": 1, "teacher": 1, "study": 1, "search": 1, "student": 1, "evaluation": 1, "registry": 1}
 
@@ -23,11 +23,7 @@ def data(config: PipelineConfig, settings: Settings) -> str:
 def teacher(config: PipelineConfig, dataset: DatasetRef) -> str:
     """Key of the teacher."""
     fields: dict[str, Json] = {**semantic(config.teacher), **_learning(config)}
-    return _key(
-        "teacher",
-        fields,
-        {"dataset": dataset.fingerprint, "family": _plugin("models", config.teacher.model.family), "task": _plugin("tasks", config.task)},
-    )
+    return _key("teacher", fields, {"dataset": dataset.fingerprint, **_plugins(config)})
 
 
 def study(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifact) -> tuple[str, str]:
@@ -39,7 +35,7 @@ def study(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifact) -
     search.pop("budget")
     search["space"] = to_json(load_space(config.search.space, config.search))
     fields: dict[str, Json] = {"search": search, "student": semantic(config.student), **_learning(config)}
-    identity = _key("study", fields, {"dataset": dataset.fingerprint, "teacher": teacher.artifact.sha256})
+    identity = _key("study", fields, {"dataset": dataset.fingerprint, "teacher": teacher.artifact.sha256, **_plugins(config), **_steps()})
     budget = to_json(config.search.budget.model_dump())
     return identity, _key("search", {"choose": choose, "budget": budget}, {"study": identity})
 
@@ -54,7 +50,8 @@ def student(config: PipelineConfig, study: StudyResult) -> str:
 def evaluation(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifact, student: ModelArtifact) -> str:
     """Key of the report."""
     fields: dict[str, Json] = {"gates": semantic(config.gates), "latency": semantic(config.search.latency), "task": config.task}
-    return _key("evaluation", fields, {"dataset": dataset.fingerprint, "teacher": teacher.artifact.sha256, "student": student.artifact.sha256})
+    inputs = {"dataset": dataset.fingerprint, "teacher": teacher.artifact.sha256, "student": student.artifact.sha256}
+    return _key("evaluation", fields, {**inputs, "task": _plugin("tasks", config.task)})
 
 
 def registry(config: PipelineConfig, student: ModelArtifact, report_key: str) -> str:
@@ -62,13 +59,18 @@ def registry(config: PipelineConfig, student: ModelArtifact, report_key: str) ->
     return _key("registry", {"name": config.name}, {"student": student.artifact.sha256, "report": report_key})
 
 
-def report_hash(report: EvaluationReport) -> str:
-    """Hash of a report's content."""
-    return canonical_sha256(to_json(report))
-
-
 def _learning(config: PipelineConfig) -> dict[str, Json]:
     return {"task": config.task, "augment": list(config.data.augment), "seed": config.seed}
+
+
+def _plugins(config: PipelineConfig) -> dict[str, str]:
+    return {"family": _plugin("models", config.teacher.model.family), "task": _plugin("tasks", config.task)}
+
+
+def _steps() -> dict[str, str]:
+    """Third parties' recipe steps. Which of them a trial carries out is not known before, so all count."""
+    entries = importlib.metadata.entry_points(group="foundry_ray.compressors")
+    return {f"step {entry.name}": plugin_source_sha256(entry.load()) for entry in entries}
 
 
 def _plugin(group: str, name: str) -> str:

@@ -26,8 +26,11 @@ def stage_key(stage: str, *, version: int, fields: Mapping[str, Json], inputs: M
 
 
 def plugin_source_sha256(plugin: object) -> str:
-    """Hash of the module that defines a user's plugin; empty for foundry's own, whose stages carry a schema version instead."""
-    kind = plugin if inspect.isclass(plugin) else type(plugin)
+    """Hash of the module that defines a user's plugin (a class, a function that makes one, or an instance).
+
+    Empty for foundry's own, whose stages carry a schema version instead.
+    """
+    kind = plugin if inspect.isclass(plugin) or inspect.isfunction(plugin) else type(plugin)
     if kind.__module__.split(".")[0] == "foundry_ray":
         return ""
     try:

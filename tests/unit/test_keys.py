@@ -1,0 +1,58 @@
+"""What a stage's key hangs on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from foundry_ray import keys
+from foundry_ray.config import PipelineConfig
+from foundry_ray.runlog import plugin_source_sha256
+from foundry_ray.testing.samples import model
+from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing
+
+_SOURCE = "def make():\n    return None  # {0}\n\n\nclass Made:\n    word = {0}\n"
+Write = Callable[[int], None]
+SCHEMA = ImageSchema(channels=1, height=8, width=8, dtype="uint8", classes=("a", "b"))
+DATASET = DatasetRef(key="d", fingerprint="f" * 64, task="mine", splits={}, schema=SCHEMA, preprocessing=Preprocessing(mean=(0.0,), std=(1.0,)))
+CONFIG = PipelineConfig.model_validate({"name": "p", "data": {"source": "mnist_5k"}, "task": "mine"})
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Writes the source of a third party's module, and forgets what was imported of it."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(word: int) -> None:
+        (tmp_path / "their_plugin.py").write_text(_SOURCE.format(word))
+        sys.modules.pop("their_plugin", None)
+
+    yield write
+    sys.modules.pop("their_plugin", None)
+
+
+@pytest.mark.parametrize("name", ["make", "Made"])
+def test_the_source_of_a_plugin_counts_whether_it_is_a_class_or_a_function(write: Write, name: str) -> None:
+    found = set()
+    for word in (1, 2):
+        write(word)
+        found.add(plugin_source_sha256(EntryPoint(name="mine", value=f"their_plugin:{name}", group="foundry_ray.tasks").load()))
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("group", ["tasks", "compressors"])
+def test_a_changed_plugin_is_another_study_although_the_teacher_is_the_same(write: Write, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry_points(**wanted: str) -> list[EntryPoint]:
+        entry = EntryPoint(name="mine", value="their_plugin:Made", group=f"foundry_ray.{group}")
+        return [entry] if wanted["group"] == entry.group and wanted.get("name", entry.name) == entry.name else []
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    found = set()
+    for word in (1, 2):
+        write(word)
+        found.add(keys.study(CONFIG, DATASET, model())[0])
+    assert len(found) == 2
