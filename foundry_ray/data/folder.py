@@ -38,8 +38,10 @@ class FolderSource:
         return self.root
 
     def sha256(self) -> str:
-        """A hash over the relative paths and the bytes of all images."""
+        """A hash over the names of the classes, and the relative paths and the bytes of all images."""
         digest = hashlib.sha256()
+        for folder in self._folders():  # an empty one is a class too
+            digest.update(f"{folder.name}/\n".encode())
         for path in self._paths():
             digest.update(f"{path.relative_to(self.root).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
         return digest.hexdigest()

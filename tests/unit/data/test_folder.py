@@ -87,3 +87,10 @@ def test_other_files_are_ignored_with_a_note(photos: Path) -> None:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no readable images"):
         FolderSource(tmp_path).load()
+
+
+def test_an_empty_class_is_another_data_set(photos: Path) -> None:
+    before = FolderSource(photos).sha256()
+    (photos / "emu").mkdir()
+    assert FolderSource(photos).load().schema.classes == ("cat", "dog", "emu")
+    assert FolderSource(photos).sha256() != before
