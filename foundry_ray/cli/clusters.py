@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from foundry_ray.cli.output import JsonOption, StoreOption, emit, text
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, on_interrupt, text
 from foundry_ray.cli.pipelines import PipelineArgument, ScaleOption, SetOption
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job id.")]
@@ -47,12 +47,14 @@ def submit(
         clock=SystemClock(),
     )
     if not detach:
+        on_interrupt(f"foundry jobs logs {job.job_id} --follow --address {address}")
         for chunk in jobs.logs(job.job_id, address=address, settings=settings(), follow=True):
             sys.stderr.write(chunk)
         job = jobs.status(job.job_id, address=address, settings=settings())
     emit(job, text(f"{job.job_id}  {job.status}  {job.message}"))
-    if job.exit_code:
-        raise typer.Exit(job.exit_code)
+    if job.is_terminal and job.status != "SUCCEEDED":
+        # The cluster knows no code of a job that never started, and a negative one of a job that a signal ended.
+        raise typer.Exit(job.exit_code if job.exit_code and job.exit_code > 0 else _JOB_FAILED)
 
 
 def jobs_list(address: UrlOption = "local", json_output: JsonOption = False) -> None:

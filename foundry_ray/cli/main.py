@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
 from foundry_ray.cli import clusters, endpoints, models, pipelines, runs, stores
 from foundry_ray.cli.output import run_app
+from foundry_ray.errors import FoundryError
 
 app = typer.Typer(
     name="foundry",
@@ -38,5 +40,10 @@ for part in (pipelines, runs, models, endpoints, clusters, stores):
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(run_app(app))
+    """Entry point of the console script. A bug keeps its traceback, and ends with the code of all that no error foresees."""
+    try:
+        code = run_app(app)
+    except Exception:  # the process border
+        traceback.print_exc()
+        code = FoundryError.exit_code
+    sys.exit(code)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import typer
 
 from foundry_ray import errors
-from foundry_ray.cli.main import app
+from foundry_ray.cli.main import app, main
 from foundry_ray.cli.output import JsonOption, emit, on_interrupt, run_app, text
 from foundry_ray.errors import FoundryError
+from foundry_ray.runtime import jobs
 
 RunApp = Callable[..., int]
+PIPELINE = Path(__file__).parents[3] / "pipeline.yaml"
 COMMANDS = [
     *("init", "schema", "plan", "run", "resume", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
     *("runs:list", "runs:show", "runs:delete", "models:list", "models:show", "models:pull"),
@@ -147,6 +150,25 @@ def test_sigterm_is_answered_as_ctrl_c(foundry: RunApp, capsys: pytest.CaptureFi
 def test_a_bug_keeps_its_traceback(foundry: RunApp) -> None:
     with pytest.raises(ZeroDivisionError):
         foundry(app=_failing_with(ZeroDivisionError()))
+
+
+def test_a_bug_ends_with_the_code_of_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(main.__globals__, "run_app", lambda app: 1 // 0)
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 5
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "code"), [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", None, 5), ("STOPPED", None, 5), ("FAILED", -9, 5)]
+)
+def test_submit_ends_as_the_job_did(foundry: RunApp, monkeypatch: pytest.MonkeyPatch, status: str, exit_code: int | None, code: int) -> None:
+    job = jobs.Job(job_id="j", status=status, exit_code=exit_code)
+    monkeypatch.setattr(jobs, "submit", lambda *args, **options: job)
+    monkeypatch.setattr(jobs, "logs", lambda *args, **options: iter(()))
+    monkeypatch.setattr(jobs, "status", lambda *args, **options: job)
+    assert foundry("submit", str(PIPELINE), "--address", "http://10.0.0.5:8265") == code
 
 
 @pytest.mark.parametrize("command", COMMANDS)
