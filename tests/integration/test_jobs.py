@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from foundry_ray.clock import SystemClock
 from foundry_ray.config import PipelineConfig, Settings, load_config
 from foundry_ray.errors import ClusterDenied, ClusterUnreachable, ConfigError, ResourcesUnavailable
-from foundry_ray.runtime import daemon, jobs, ports
+from foundry_ray.runtime import jobs, ports
 from foundry_ray.runtime.dashboard import NoSuchJob
-
-_START_LIMIT_S = 60.0
+from foundry_ray.testing.clusters import hand_started
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Settings]]:
     """The dashboard's URL, and settings that know its token."""
     folder = tmp_path_factory.mktemp("cluster")
-    short = Path(f"/tmp/fj{os.getpid()}")
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    gcs, dashboard, agent, client = ports.free_ports(folder, 4)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(gcs), "--num-cpus", "2"]
-    command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(agent)]
-    command += ["--ray-client-server-port", str(client), "--temp-dir", str(short), "--object-store-memory", str(100 << 20)]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    log = folder / "head.log"
-    process = daemon.start(command, env=env, log=log)
-    clock = SystemClock()
-    deadline = clock.monotonic_s() + _START_LIMIT_S
-    while not (b"Ray runtime started" in log.read_bytes() and ports.is_listening(dashboard)):
-        assert daemon.is_alive(process.pid, process.started), log.read_text()
-        assert clock.monotonic_s() < deadline, log.read_text()
-        clock.sleep(0.1)
-    yield f"http://127.0.0.1:{dashboard}", Settings(home=folder / "home", token_path=token)
-    daemon.stop(process.pid, process.started, marker=str(short), clock=clock, grace_s=10)
-    shutil.rmtree(short, ignore_errors=True)
+    with hand_started(folder) as head:
+        yield head.dashboard_url, Settings(home=folder / "home", token_path=head.token_path)
 
 
 @pytest.fixture
