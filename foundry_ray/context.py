@@ -116,6 +116,6 @@ def stop_services(settings: Settings, *, head: bool = True, store: bool = True) 
     if store and embedded.status(settings) is not None:
         embedded.stop(settings)
         stopped["store"] = True
-    if all(stopped.values()) or (not head or not store):
-        _keep_mark(settings).unlink(missing_ok=True)
+    if local_head.status(settings) is None and embedded.status(settings) is None:
+        _keep_mark(settings).unlink(missing_ok=True)  # what still runs was asked to stay
     return stopped

@@ -47,17 +47,18 @@ def check_stages(names: Collection[str]) -> None:
 def open_existing(uri: str, settings: Settings) -> Iterator[ArtifactStore | None]:
     """The store where there is one already; None where the embedded one has never been started. An embedded one that sleeps is woken and put back."""
     from foundry_ray.artifacts import embedded, open_store
+    from foundry_ray.clock import SystemClock
+    from foundry_ray.context import Context
+    from foundry_ray.observability import ConsoleReporter
 
-    if uri != "embedded" or embedded.status(settings) is not None:
+    if uri != "embedded":
         yield open_store(uri, settings=settings)
     elif not embedded.exists(settings):
         yield None
-    else:
-        store = open_store(uri, settings=settings)
-        try:
-            yield store
-        finally:
-            embedded.stop(settings)
+    else:  # as a command among others: it is put back by the last of them
+        clock = SystemClock()
+        with Context(settings=settings, clock=clock, reporter=ConsoleReporter(clock=clock), store_uri=uri) as context:
+            yield context.store
 
 
 def plan(config: PipelineConfig, *, store: ArtifactStore | None, settings: Settings) -> Plan:
