@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
 from foundry_ray.config import LimitsConfig, Settings
+from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import ArtifactStore, Clock
 
 if TYPE_CHECKING:
@@ -59,10 +60,23 @@ class Context:
 
     @cached_property
     def session(self) -> Session:
-        """The Ray session, connected on first use. Raises ClusterUnreachable or ClusterDenied."""
+        """The Ray session, connected on first use. Raises ClusterUnreachable or ClusterDenied, and ConfigError where it cannot reach the store."""
         from foundry_ray.runtime.session import connect
 
-        return connect(self.cluster, settings=self.settings, limits=self.limits, reporter=self.reporter)
+        session = connect(self.cluster, settings=self.settings, limits=self.limits, reporter=self.reporter)
+        if "store" in self.__dict__ and not self.store_uri.startswith("s3://") and not session.is_here():
+            self._check_store(session)
+        return session
+
+    def _check_store(self, session: Session) -> None:
+        if self.store_uri != "embedded":
+            self.reporter.warn(f"the store is {self.store_uri}, and the cluster has other machines: each of them must mount that folder.")
+            return
+        session.close()
+        raise ConfigError(
+            f"The store is embedded, which only this machine has, but the cluster {self.cluster} has other machines.",
+            hint="use a store that all reach: `--store s3://bucket/prefix`.",
+        )
 
     def keep(self) -> None:
         """Leave local services up after this command, and after later ones, until they are stopped by name."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import logging
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -80,6 +81,13 @@ class Session:
 
         return {name: amount for name, amount in ray.cluster_resources().items() if not name.startswith("node:")}
 
+    def is_here(self) -> bool:
+        """Whether all nodes are this machine, so that they see its files and its loopback."""
+        import ray
+
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        return all(node["NodeManagerAddress"] == "127.0.0.1" or node["NodeManagerHostname"] == socket.gethostname() for node in alive)
+
     def require(self, requested: Mapping[str, float], what: str) -> None:
         """Check that so much exists at all, on this cluster or on what its autoscaler may grow to.
 
@@ -105,15 +113,25 @@ class Session:
     def call(self, fn: Callable[..., T], *args: object, num_cpus: float = 1, num_gpus: float = 0, reporter: Reporter, **kwargs: object) -> T:
         """Run `fn(*args, reporter=..., **kwargs)` in a worker and show here what it reports there.
 
-        `reporter` is where it is shown; `fn` gets a stand-in. An interrupt here ends the call there.
+        `reporter` is where it is shown; `fn` gets a stand-in. An interrupt here ends the call there. `num_cpus` are as many as are welcome: a
+        cluster of smaller nodes gives what one of them has.
 
         Raises:
             FoundryError: The one that `fn` raised.
             WorkerGroupFailed: The worker died.
             ResourcesUnavailable: No node can ever run it.
         """
+        import ray
+
+        num_cpus = on_one_node([node["Resources"] for node in ray.nodes() if node["Alive"]], num_cpus=num_cpus, num_gpus=num_gpus)
         self.require({"CPU": num_cpus, "GPU": num_gpus}, f"{fn.__name__}")
         return watch(fn, args, kwargs, num_cpus=num_cpus, num_gpus=num_gpus, reporter=reporter)
+
+
+def on_one_node(nodes: Sequence[Mapping[str, float]], *, num_cpus: float, num_gpus: float) -> float:
+    """The wished CPUs, or as many as the largest node (with so many GPUs) has; unchanged where there is no such node yet. Pure."""
+    most = max((node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= num_gpus), default=0.0)
+    return min(num_cpus, most) if most >= 1 else num_cpus
 
 
 def _connect_local(place: Place, settings: Settings, limits: LimitsConfig, reporter: Reporter, clock: Clock) -> Session:

@@ -139,7 +139,7 @@ def _logits(context: StudyContext, space: SearchSpace, resources: Mapping[str, f
     spec = _target_spec(context)
     if not has_logits(spec, context.store):
         num_gpus = 1 if resources.get("GPU", 0) >= 1 else 0
-        session.call(_make_logits, spec, store=context.store, num_cpus=min(2, resources.get("CPU", 1)), num_gpus=num_gpus, reporter=reporter)
+        session.call(_make_logits, spec, store=context.store, num_cpus=2, num_gpus=num_gpus, reporter=reporter)
     return teacher_logits(spec, store=context.store, reporter=reporter)
 
 

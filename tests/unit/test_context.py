@@ -9,12 +9,25 @@ import pytest
 from foundry_ray.artifacts import embedded
 from foundry_ray.config import Settings
 from foundry_ray.context import Context, keep_services, stop_services
+from foundry_ray.errors import ConfigError
 from foundry_ray.planning import open_existing
 from foundry_ray.runtime import local_head
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 
 Command = Callable[[], Context]
+
+
+class _Elsewhere:
+    """A session with a cluster of other machines."""
+
+    is_open = True
+
+    def is_here(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.is_open = False
 
 
 @pytest.fixture
@@ -60,3 +73,20 @@ def test_a_plan_does_not_stop_the_store_under_a_run(running: set[str], command: 
     assert running == {"store"}
     run.__exit__(None, None, None)
     assert running == set()
+
+
+def test_a_cluster_of_other_machines_needs_a_store_that_they_reach(
+    settings: Settings, clock: FakeClock, reporter: RecordingReporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _Elsewhere()
+    monkeypatch.setattr("foundry_ray.runtime.session.connect", lambda *args, **options: session)
+    monkeypatch.setattr("foundry_ray.artifacts.open_store", lambda uri, settings: uri)
+    folder, here, unused = (
+        Context(settings=settings, clock=clock, reporter=reporter, store_uri=uri) for uri in ("file:///x", "embedded", "embedded")
+    )
+    assert (unused.session.is_open, folder.store, here.store) == (True, "file:///x", "embedded")
+    assert folder.session.is_open
+    assert reporter.warnings == ["the store is file:///x, and the cluster has other machines: each of them must mount that folder."]
+    with pytest.raises(ConfigError, match=r"embedded, which only this machine has.*--store s3://bucket/prefix"):
+        _ = here.session
+    assert not session.is_open
