@@ -78,6 +78,16 @@ def broken(data: bytes) -> bytes:
     return model.SerializeToString()
 
 
+def test_parity_is_proven_on_a_copy_on_the_cpu(trained, images, schema, monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "cpu", lambda self: moved.append(self) or self)
+    trained.train()
+    check_export(trained, to_onnx(trained, schema), images[:8])
+    assert trained.training
+    assert len(moved) == 1
+    assert moved[0] is not trained
+
+
 def test_a_file_that_differs_from_the_model_is_refused(trained, images, schema):
     check_export(trained, to_onnx(trained, schema), images[:8])
     with pytest.raises(ParityFailed, match=r"of the logit range, wanted at most 0.0001") as caught:
