@@ -6,9 +6,11 @@ The lock is the kernel's (flock), so it opens by itself when its holder dies, an
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,8 @@ class QuietGate:
     """The gate of this node. Picklable: it is a path and two limits.
 
     Attributes:
-        home: FOUNDRY_HOME, which several nodes may share; the file's name holds the node's.
+        home: FOUNDRY_HOME of the driver, which several nodes may share, so that the file's name holds the node's. A node that cannot have
+            that folder has its gate among the temporary files.
         settle_s: After closing, time for others to finish their step.
         timeout_s: Longest wait for another measurement; after it the measurement goes ahead and counts as noisy.
     """
@@ -33,7 +36,9 @@ class QuietGate:
 
     @property
     def path(self) -> Path:
-        return self.home / f"measuring-{platform.node()}.lock"
+        if os.access(self.home, os.W_OK):
+            return self.home / f"measuring-{platform.node()}.lock"
+        return Path(tempfile.gettempdir()) / f"foundry-{os.getuid()}-measuring.lock"
 
     def is_closed(self) -> bool:
         """Whether somebody measures now."""
@@ -56,7 +61,8 @@ class QuietGate:
     @contextmanager
     def closed(self, clock: Clock) -> Iterator[bool]:
         """Measure inside this. Yields whether it is quiet: False where another measurement did not end in time."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            self.home.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as handle:
             is_quiet = self._take(handle.fileno(), clock)
             if is_quiet:

@@ -23,6 +23,16 @@ def test_a_gate_is_closed_during_a_measurement_only(tmp_path, clock):
     assert clock.sleeps == [gate.settle_s]
 
 
+def test_a_node_that_cannot_have_the_drivers_home_has_a_gate_all_the_same(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "file").touch()
+    gate = QuietGate(home=tmp_path / "file" / "home")
+    with gate.closed(clock) as is_quiet:
+        assert is_quiet
+        assert gate.is_closed()
+    assert not gate.is_closed()
+
+
 def test_a_trial_waits_until_the_measurement_ends_and_knows_how_long(tmp_path):
     gate = QuietGate(home=tmp_path)
 
