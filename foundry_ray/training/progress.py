@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from foundry_ray.artifacts.manifests import get_json, put_json
@@ -113,8 +114,9 @@ class Listener:
             self._reporter.progress(said.done, said.total, said.note)
 
     def stop(self, attempt: str) -> None:
-        """Ask the attempt's workers to stop, which they do within about a second."""
-        put_json(self._store, _stop_key(self._key, attempt), attempt)
+        """Ask the attempt's workers to stop, which they do within about a second. Where nobody hears it, they end with the session."""
+        with suppress(StoreError):
+            put_json(self._store, _stop_key(self._key, attempt), attempt)
 
     def tell(self, curve: Sequence[Mapping[str, float]]) -> None:
         """Report the epochs of a curve that were not told yet; the first epoch is 1."""

@@ -58,3 +58,10 @@ def test_a_driver_that_leaves_stops_its_own_workers_only(memory_store: MemorySto
     with pytest.raises(Preempted, match="the driver has left"):
         mine.progress(1, 2)
     assert list(memory_store.objects) == ["checkpoints/k/progress.json"]
+
+
+def test_a_store_that_does_not_answer_does_not_hide_why_the_driver_leaves(memory_store: MemoryStore, reporter: RecordingReporter) -> None:
+    store = FailingStore(memory_store)
+    store.fail("put")
+    Listener(store, "k/p", reporter, num_known=0).stop("mine")
+    assert store.calls[-1][0] == "put"
