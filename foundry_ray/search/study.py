@@ -9,12 +9,14 @@ import json
 import os
 import platform
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray.config import LatencyConfig, SearchConfig, Settings, StudentConfig
-from foundry_ray.errors import RecipeInfeasible, SearchError
+from foundry_ray.errors import OutOfRange, RecipeInfeasible, SearchError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.search import constraints, schedulers
 from foundry_ray.search.coordinator import Coordinator, Rules
@@ -87,11 +89,13 @@ def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: 
     """Propose, measure, train, stop at rungs, until the budget is spent; then choose on val.
 
     Raises:
+        OutOfRange: A batch is larger than the training split.
         SearchSpaceError: The space cannot be sampled.
         NoFeasibleTrial: No finished trial keeps all constraints.
         SearchError: Every trial failed.
         Conflict: Another process took the study over.
     """
+    _check_batch(context)
     space = load_space(context.search.space, context.search)
     rules = _rules(context, space)
     state = StudyState(
@@ -123,13 +127,21 @@ def _execute(coordinator: Coordinator, context: StudyContext, space: SearchSpace
     limits = tuple(constraints.parse(text, where="search.constraints") for text in space.constraints)
     shared = _shared(context, _logits(context, space, resources, reporter, session), limits=limits, prefix=f"studies/{study_key}/trials")
     environment = StudyEnvironment(shared=shared, store=context.store, settings=context.settings, latency=context.search.latency)
-    scratch = context.settings.home / "scratch" / f"{study_key[:12]}-{secrets.token_hex(4)}"
+    scratch = _scratch(context.settings, study_key)
     try:
         TuneExecutor(environment, slots=plan_slots(resources), scratch=scratch, reporter=reporter).run(coordinator)
     finally:
         coordinator.close()
     if coordinator.has_work():
         raise SearchError("Ray Tune ended before the study did, as on an interrupt; its state is saved.", hint="the same command continues it.")
+
+
+def _scratch(settings: Settings, study_key: str) -> Path:
+    """A new folder for Tune. What killed drivers of this study left is removed: whoever holds the study's lease is the only one."""
+    folder = settings.home / "scratch"
+    for left in folder.glob(f"{study_key[:12]}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return folder / f"{study_key[:12]}-{secrets.token_hex(4)}"
 
 
 def _logits(context: StudyContext, space: SearchSpace, resources: Mapping[str, float], reporter: Reporter, session: Session) -> np.ndarray | None:
@@ -174,6 +186,14 @@ def _shared(context: StudyContext, logits_VNC: np.ndarray | None, *, limits: tup
         seed=_trial_seed(context.seed),
         prefix=prefix,
     )
+
+
+def _check_batch(context: StudyContext) -> None:
+    """Refuse what every trial would die of."""
+    batch_size, num_rows = context.student.batch_size, context.dataset.splits["train"].num_rows
+    if batch_size > num_rows:
+        message = f"student.batch_size is {batch_size}, but the training split has {num_rows} rows."
+        raise OutOfRange(message, hint=f"set `student.batch_size` to {num_rows} or less.", key="student.batch_size", value=batch_size)
 
 
 def _rules(context: StudyContext, space: SearchSpace) -> Rules:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from foundry_ray import models
@@ -142,8 +143,10 @@ def _train_on_ray(job: RankJob, session: RaySession, listener: Listener, *, sett
     session.require(_request(group), "teacher.workers")  # first: workers that do not exist need no batch
     _check_batches(job)
     facts = FailureFacts(failures=(), max_failures=job.config.max_failures)
+    for left in _scratch(settings).glob(f"train-{job.stage_key[:12]}-*"):  # of killed drivers: this one holds the stage's lease
+        shutil.rmtree(left, ignore_errors=True)
     while True:
-        group = replace(group, attempt=uuid.uuid4().hex[:12])
+        group = replace(group, attempt=f"{job.stage_key[:12]}-{uuid.uuid4().hex[:12]}")
         failures = _run_group(group, listener, settings=settings)
         listener.listen(group.attempt)
         if not failures:
@@ -199,7 +202,7 @@ def _fit_group(group: _Group, settings: Settings) -> tuple[RankFailure, ...]:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     name = f"train-{group.attempt}"
-    scratch = settings.home / "ray-train"
+    scratch = _scratch(settings)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"group": group},
@@ -221,6 +224,10 @@ def _fit_group(group: _Group, settings: Settings) -> tuple[RankFailure, ...]:
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
     return ()
+
+
+def _scratch(settings: Settings) -> Path:
+    return settings.home / "ray-train"
 
 
 def _per_worker(group: _Group) -> dict[str, float]:
