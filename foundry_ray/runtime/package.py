@@ -21,6 +21,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that an archive can hold: the h
 _CREDENTIALS = (
     (re.compile(r"[a-z][a-z0-9+.-]*://[^/\s\"']*@", re.IGNORECASE), "a URI with a user in it"),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), "an AWS access key"),
+    (re.compile(r"AWS_(?:SECRET_ACCESS_KEY|SESSION_TOKEN)\s*[:=]\s*\S"), "an AWS secret"),
+)
+_OUTSIDE_COMMENTS = (  # in a comment these are words: a comment travels too, but may speak of tokens
     (re.compile(r"(?:secret|password|passwd|token|access[_-]?key)[a-z_-]*[\"']?\s*[:=]\s*[\"']?[^\s\"',}]+", re.IGNORECASE), "a secret"),
 )
 
@@ -83,8 +86,9 @@ def _read(path: Path) -> bytes:
 
 
 def _refuse_credentials(name: str, text: str) -> None:
-    for pattern, what in _CREDENTIALS:
-        if pattern.search("\n".join(line.partition("#")[0] for line in text.splitlines())):
+    code = "\n".join(line.partition("#")[0] for line in text.splitlines())
+    for searched, (pattern, what) in (*((text, one) for one in _CREDENTIALS), *((code, one) for one in _OUTSIDE_COMMENTS)):
+        if pattern.search(searched):
             raise ConfigError(
                 f"{name} holds {what}, and what a job takes along is shown in the cluster's dashboard.",
                 hint="give the cluster its own credentials (AWS_* variables of its nodes, a Kubernetes secret), and name only s3://bucket/prefix.",

@@ -78,3 +78,17 @@ def test_credentials_in_the_file_are_refused_and_comments_are_not(pipeline: Path
     pipeline.write_text(_TEXT + "store: s3://me:hunter2@bucket/x\n")
     with pytest.raises(ConfigError, match=r"pipeline\.yaml holds a URI with a user in it"):
         _pack(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("comment", "what"),
+    [
+        ("was s3://me:hunter2@bucket/x", "a URI with a user in it"),
+        ("key AKIAIOSFODNN7EXAMPLE", "an AWS access key"),
+        ("export AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI", "an AWS secret"),
+    ],
+)
+def test_a_comment_travels_so_credentials_in_it_are_refused(pipeline: Path, comment: str, what: str) -> None:
+    pipeline.write_text(f"{_TEXT}# {comment}\n")
+    with pytest.raises(ConfigError, match=rf"pipeline\.yaml holds {what}"):
+        _pack(pipeline)
