@@ -68,6 +68,7 @@ class ModelServer:
         return Response(body, headers=headers)
 
     async def _answer(self, request: Request) -> tuple[bytes, dict[str, str]]:
+        body = await request.body()  # first: while it arrives, another version may be loaded, and one version answers a request whole
         if self._servable is None or self._batcher is None:
             raise protocol.ProtocolError(503, "no model is loaded yet.", got="starting", wanted="ready")
         model = self._servable.signature
@@ -75,7 +76,7 @@ class ModelServer:
         verb = protocol.route(request.method, path, model)
         if verb != "infer":
             return _document(verb, model)
-        parsed = protocol.parse_infer(await request.body(), request.headers.get(protocol.HEADER_LENGTH), model)
+        parsed = protocol.parse_infer(body, request.headers.get(protocol.HEADER_LENGTH), model)
         return protocol.format_infer(parsed, await self._batcher.submit(parsed.images_NCHW), model)
 
 

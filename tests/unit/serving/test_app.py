@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -90,6 +91,30 @@ def test_a_new_spec_that_cannot_be_loaded_leaves_the_old_model_answering(monkeyp
         return await server(_request("GET", "/v2/models/mnist"))
 
     assert orjson.loads(asyncio.run(swap()).body)["versions"] == ["1"]
+
+
+def test_one_version_answers_a_request_whole_though_another_is_loaded_meanwhile(monkeypatch: pytest.MonkeyPatch, servable: Servable) -> None:
+    document = {"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 2, 2], "data": [10, 20, 30, 30]}]}
+    second = replace(servable, signature=replace(servable.signature, version="2", classes=("night", "day")))
+    monkeypatch.setattr(app, "open_spec_store", lambda spec: None)
+
+    async def swap() -> Response:
+        server = app.ModelServer()
+        monkeypatch.setattr(app, "load_servable", lambda spec, store: servable)
+        await server.reconfigure(SPEC.model_dump(mode="json"))
+        monkeypatch.setattr(app, "load_servable", lambda spec, store: second)
+        request = _request("POST", "/v2/models/mnist/infer", orjson.dumps(document))
+        arrived = request._receive
+
+        async def receive() -> object:
+            await server.reconfigure(SPEC.model_dump(mode="json"))
+            return await arrived()
+
+        request._receive = receive
+        return await server(request)
+
+    answer = orjson.loads(asyncio.run(swap()).body)
+    assert (answer["model_version"], answer["outputs"][1]["data"]) == ("2", ["night"])
 
 
 def _published(store: MemoryStore, meta: dict[str, object]) -> ReplicaSpec:
