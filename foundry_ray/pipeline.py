@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray import keys
-from foundry_ray.config import PipelineConfig, ServeConfig
+from foundry_ray.config import PipelineConfig, ServeConfig, validate
 from foundry_ray.context import Context
 from foundry_ray.runlog import find_run, new_run_id
 from foundry_ray.stages import StageRunner, library_versions, utc
@@ -209,7 +209,7 @@ def run(config: PipelineConfig, *, context: Context, fresh: Collection[str] = ()
 def resume(name: str, *, context: Context, cluster: str | None = None) -> RunRecord:
     """Go on with an interrupted or failed run, by its id, the beginning of it, or `latest`, on the cluster it had or on another one."""
     record = find_run(context.store, name)
-    config = PipelineConfig.model_validate(record.config)
+    config = validate(PipelineConfig, record.config, where=f"the record of run {record.run_id}")
     context.limits, context.cluster = config.limits, cluster or config.cluster
     return Pipeline(config=config, context=context).run(again=record, source=record.source)
 

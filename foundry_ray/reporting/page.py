@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
+from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.reporting import comparison, figures, units
 from foundry_ray.types import Endpoint, EvaluationReport, ModelArtifact, RunRecord, StudyResult, Trial, from_json
@@ -57,8 +58,11 @@ def _figures(teacher: ModelArtifact | None, student: ModelArtifact | None, study
 
 
 def write(store: ArtifactStore, record: RunRecord, path: Path) -> Path:
-    """Render the page into a file, and keep it in the store beside the record."""
+    """Render the page into a file, and keep it in the store beside the record. Raises ConfigError where the file cannot be written."""
     page = render(record).encode()
     store.put(f"runs/{record.run_id}/report.html", page)
-    path.write_bytes(page)
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.", hint="name a file in an existing folder: `-o FILE.html`.") from error
     return path

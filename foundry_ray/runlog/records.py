@@ -30,10 +30,7 @@ def load_run(store: ArtifactStore, run_id: str) -> RunRecord:
     try:
         document = get_json(store, key)
     except ArtifactNotFound as error:
-        recent = ", ".join(list(list_runs(store))[-3:]) or "none yet"
-        raise ArtifactNotFound(
-            f"There is no run {run_id!r} in {store.uri}; the latest are: {recent}.", hint="`foundry runs list` shows all.", key=key
-        ) from error
+        raise _unknown(store, run_id) from error
     assert isinstance(document, dict)
     return from_json(RunRecord, document.get("record"), what=key)
 
@@ -55,7 +52,14 @@ def find_run(store: ArtifactStore, name: str) -> RunRecord:
     matches = [run_id for run_id in runs if run_id.startswith(name)]
     if len(matches) > 1:
         raise ConfigError(f"{name!r} is the beginning of {len(matches)} runs: {', '.join(matches[:3])}.", hint="write more of it, or `latest`.")
-    return load_run(store, matches[0] if matches else name)
+    if not matches:
+        raise _unknown(store, name)  # without asking for it: a name may hold what no key can
+    return load_run(store, matches[0])
+
+
+def _unknown(store: ArtifactStore, name: str) -> ArtifactNotFound:
+    recent = ", ".join(list(list_runs(store))[-3:]) or "none yet"
+    return ArtifactNotFound(f"There is no run {name!r} in {store.uri}; the latest are: {recent}.", hint="`foundry runs list` shows all.", key=name)
 
 
 def delete_run(store: ArtifactStore, run_id: str) -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from foundry_ray.artifacts.keys import check_key
 from foundry_ray.artifacts.manifests import put_json
 from foundry_ray.errors import ArtifactNotFound, ConfigError, Conflict
 from foundry_ray.runlog import (
@@ -23,7 +24,7 @@ from foundry_ray.runlog import (
 from foundry_ray.runlog.leases import Holder
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
-from foundry_ray.testing.stores import MemoryStore
+from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.types import RunRecord, to_json
 
 RESULT = StageResult(outputs={"x": 1}, run_id="r-1", created_at="now", duration_s=1.0, versions={"ray": "2"})
@@ -145,6 +146,20 @@ def test_an_unknown_run_names_the_latest_ones(store: MemoryStore) -> None:
     save_run(store, RECORD)
     with pytest.raises(ArtifactNotFound, match=r"There is no run 'nope'.*mnist-20260101-000000-aaaa"):
         load_run(store, "nope")
+
+
+@pytest.mark.parametrize("name", ["nope", "my run", "../x"])
+def test_a_name_that_is_no_key_is_an_unknown_run_as_well(store: MemoryStore, name: str) -> None:
+    with pytest.raises(ArtifactNotFound, match=r"There is no run .*none yet") as caught:
+        find_run(_Checking(store), name)
+    assert caught.value.exit_code == 2
+
+
+class _Checking(FailingStore):
+    """Refuses keys as the real stores do."""
+
+    def get(self, key: str) -> bytes:
+        return super().get(check_key(key))
 
 
 def test_deleting_a_run_keeps_stage_results(store: MemoryStore, clock: FakeClock) -> None:

@@ -82,3 +82,8 @@ def test_the_page_of_an_unfinished_run_shows_what_there_is() -> None:
     html = page.render(replace(samples.record(), stages=()))
     assert "<svg" not in html
     assert "Stages" in html
+
+
+def test_a_page_that_cannot_be_written_is_a_readable_error(store: MemoryStore, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no/r\.html cannot be written: No such file or directory"):
+        page.write(store, samples.record(), tmp_path / "no" / "r.html")
