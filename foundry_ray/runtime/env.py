@@ -42,6 +42,8 @@ _AWS = {
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes Ray take 127.0.0.1 as the node's address, in a head and in the drivers that join it; the default on macOS and Windows."""
+NO_DRAIN = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+"""For a head that is the whole cluster: it has nobody to hand its work over to, and Ray would wait 30 s for that before it stops."""
 
 _AUTH_KEYS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 

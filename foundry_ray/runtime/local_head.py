@@ -21,7 +21,7 @@ from foundry_ray.config import Settings
 from foundry_ray.errors import ArtifactCorrupt, ClusterDenied, ClusterUnreachable
 from foundry_ray.protocols import Clock
 from foundry_ray.runtime import daemon, ports
-from foundry_ray.runtime.env import LOOPBACK, auth_env, child_env
+from foundry_ray.runtime.env import LOOPBACK, NO_DRAIN, auth_env, child_env
 from foundry_ray.types import Json, canonical_bytes, from_json, to_json
 
 _HOST = "127.0.0.1"
@@ -114,7 +114,7 @@ def _start(settings: Settings, clock: Clock, timeout_s: float, options: HeadOpti
     chosen = ports.free_ports(settings.home, len(_PORT_NAMES), remembered=before.ports if before else ())
     log = _folder(settings) / "head.log"
     log.unlink(missing_ok=True)
-    env = child_env(settings, {**auth_env(token), **LOOPBACK})
+    env = child_env(settings, {**auth_env(token), **LOOPBACK, **NO_DRAIN})
     process = daemon.start(_command(chosen, folder, options), env=env, log=log)
     state = HeadState(
         pid=process.pid,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from foundry_ray.clock import SystemClock
 from foundry_ray.runtime import daemon, ports
+from foundry_ray.runtime.env import NO_DRAIN
 
 _START_LIMIT_S = 60.0
 
@@ -38,7 +39,7 @@ def hand_started(folder: Path, *, num_cpus: int = 2, object_store_bytes: int = 1
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(agent)]
     command += ["--ray-client-server-port", str(client), "--temp-dir", short, "--object-store-memory", str(object_store_bytes)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0", **NO_DRAIN}
     process, clock = daemon.start(command, env=env, log=log), SystemClock()
     try:
         deadline = clock.monotonic_s() + _START_LIMIT_S
