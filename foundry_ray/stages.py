@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from foundry_ray.context import Context
-from foundry_ray.errors import FoundryError
+from foundry_ray.errors import StoreError
 from foundry_ray.runlog import Lease, StageResult, commit_result, forget_result, hold, read_result, save_run
 from foundry_ray.types import RunRecord, RunStatus, StageRecord, StageStatus, from_json, to_json
 
@@ -109,7 +110,8 @@ class StageRunner:
                 lease.check()
         except BaseException as error:
             status = StageStatus.FAILED if isinstance(error, Exception) else StageStatus.INTERRUPTED
-            self._note(replace(stage, status=status, duration_s=clock.monotonic_s() - began_s, error=f"{type(error).__name__}: {error}"))
+            with suppress(StoreError):  # a silent store must not hide what ended the stage
+                self._note(replace(stage, status=status, duration_s=clock.monotonic_s() - began_s, error=f"{type(error).__name__}: {error}"))
             raise
         done = replace(stage, status=StageStatus.DONE, outputs=to_json(outputs), duration_s=clock.monotonic_s() - began_s)
         if lease is not None:
@@ -131,9 +133,10 @@ class StageRunner:
         save_run(self._context.store, self.record)
         return self.record
 
-    def fail(self, error: BaseException) -> RunRecord:
-        """Close the record after an error; an interrupt leaves a run that resumes."""
-        return self.finish(RunStatus.FAILED if isinstance(error, FoundryError | Exception) else RunStatus.INTERRUPTED)
+    def fail(self, error: BaseException) -> None:
+        """Close the record after an error, where the store takes it; an interrupt leaves a run that resumes."""
+        with suppress(StoreError):
+            self.finish(RunStatus.FAILED if isinstance(error, Exception) else RunStatus.INTERRUPTED)
 
     def _time(self) -> str:
         return utc(self._context.clock.now_s())

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +92,11 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Let the next one in: at once, or, where the store does not hear it, when the silence is noticed."""
         self._stop.set()
         self._thread.join(timeout=self._interval_s + 5)
-        put_json(self._store, _object(self._key, self.fence, "done"), True)
+        with suppress(StoreError):
+            put_json(self._store, _object(self._key, self.fence, "done"), True)
 
 
 def _object(key: str, fence: int, what: str) -> str:

@@ -9,7 +9,7 @@ from foundry_ray.errors import Conflict, Diverged
 from foundry_ray.stages import StageRunner
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
-from foundry_ray.testing.stores import MemoryStore
+from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.types import MetricValue, RunRecord, RunStatus, StageStatus
 
 OUTPUT = MetricValue(value=1.0, ci_low=0.5, ci_high=1.5, n=3)
@@ -82,6 +82,20 @@ def test_a_failed_stage_is_recorded_frees_its_lease_and_can_be_done_again(
     assert runner.record.stage("teacher").status is status
     assert _runner(store, clock).do("teacher", "k", lambda: OUTPUT, MetricValue) == OUTPUT
     assert clock.sleeps == []
+
+
+def test_a_store_that_fails_does_not_hide_what_ended_the_run(store: MemoryStore, clock: FakeClock) -> None:
+    failing = FailingStore(store)
+    runner = _runner(failing, clock)
+
+    def work() -> MetricValue:
+        failing.fail("put", times=100)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.do("teacher", "k", work, MetricValue)
+    runner.fail(KeyboardInterrupt())
+    assert runner.record.status is RunStatus.INTERRUPTED
 
 
 def test_other_library_versions_are_a_warning_that_names_them(store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
