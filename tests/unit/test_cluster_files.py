@@ -96,7 +96,12 @@ def test_store_credentials_come_from_a_secret_on_every_ray_node(job: Any) -> Non
     text = "\n".join(path.read_text() for path in _CLUSTER.rglob("*.yaml"))
     assert not re.search(r"(AKIA|ASIA)[A-Z0-9]{16}|://[^/\s]+:[^/\s]+@", text)
     names = {variable["name"] for container in _containers(job) for variable in container.get("env", ())}
-    assert names == {"FOUNDRY_HOME", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"}
+    assert names == {"AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"}
+
+
+def test_the_home_is_the_images_where_its_data_sets_lie(job: Any) -> None:
+    assert "FOUNDRY_HOME=/home/foundry/.foundry" in (_CLUSTER / "container" / "Dockerfile").read_text()
+    assert all(variable["name"] != "FOUNDRY_HOME" for container in _containers(job) for variable in container.get("env", ()))
 
 
 def test_all_files_name_one_image(job: Any) -> None:
