@@ -6,12 +6,12 @@ points). Heavy libraries appear in annotations only, so that importing this file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from foundry_ray.types import CompressionRecipe, ImageSchema, Json, LatencyResult, Scalar
+from foundry_ray.types import ImageSchema, Json, LatencyResult, Scalar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,16 +194,6 @@ class LatencyMeter(Protocol):
         """What identifies the hardware, the runtime and its threads."""
 
 
-class Executor(Protocol):
-    """Runs trials; Ray Tune in production, a plain loop in tests and simulations."""
-
-    def run(self, next_trial: Callable[[], object | None], execute: Callable[..., object]) -> None:
-        """Ask for trials until there are none, keeping the machine full."""
-
-    def num_slots(self) -> int:
-        """How many one-worker trials run at once."""
-
-
 class Clock(Protocol):
     """Time, passed in so that tests and simulations own it."""
 
@@ -215,10 +205,3 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
-
-
-class CompressedModel(Protocol):
-    """A model with the recipe that made it."""
-
-    model: nn.Module
-    recipe: CompressionRecipe

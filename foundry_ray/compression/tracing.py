@@ -50,11 +50,6 @@ def _fold(traced: fx.GraphModule, modules: dict[str, nn.Module], node: fx.Node) 
     traced.graph.erase_node(node)
 
 
-def is_operator(node: fx.Node, *names: str) -> bool:
-    """Whether a function or method node is one of `names` ("add" covers +, torch.add and Tensor.add)."""
-    return operator_name(node) in names
-
-
 def operator_name(node: fx.Node) -> str:
     """The bare name of what a function or method node calls."""
     if node.op == "call_method":
