@@ -260,9 +260,9 @@ class TrialRunner:
         data = self._store.get(key)
         actual, expected = hashlib.sha256(data).hexdigest()[:32], key.rpartition("-")[2].removesuffix(".pt")
         if actual != expected:
-            raise ArtifactCorrupt(
-                f"{key} has the hash {actual}, wanted {expected}.", hint="`--fresh search` trains again.", key=key, expected=expected, actual=actual
-            )
+            stage = "search" if key.startswith("studies/") else "student"  # what is fresh deletes its own checkpoints only
+            message = f"{key} has the hash {actual}, wanted {expected}."
+            raise ArtifactCorrupt(message, hint=f"`--fresh {stage}` trains again.", key=key, expected=expected, actual=actual)
         saved = torch.load(io.BytesIO(data), map_location=self._device, weights_only=True)
         loop.load_state(saved["loop"])
         return cast(list[dict[str, float]], saved["curve"])

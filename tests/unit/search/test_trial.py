@@ -91,8 +91,15 @@ def test_a_checkpoint_that_changed_is_refused(trial_context: TrialContext, memor
     done = _run(runner, _job())
     assert done[-1].checkpoint is not None
     memory_store.objects[done[-1].checkpoint] += b"x"
-    with pytest.raises(ArtifactCorrupt, match="has the hash"):
+    with pytest.raises(ArtifactCorrupt, match=r"has the hash.*--fresh search"):
         _run(runner, _job(from_epoch=1, to_epoch=2, checkpoint=done[-1].checkpoint, known=done[0].values))
+
+
+def test_a_students_checkpoint_that_changed_names_the_stage_that_forgets_it(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    runner = _runner(trial_context, memory_store)
+    memory_store.put("checkpoints/k/000003-0000.pt", b"x")
+    with pytest.raises(ArtifactCorrupt, match=r"has the hash.*--fresh student"):
+        runner.finish(_trial(runner), prefix="checkpoints/k")
 
 
 def _trial(runner: TrialRunner) -> Trial:
