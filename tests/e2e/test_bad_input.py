@@ -87,7 +87,7 @@ def test_an_unknown_key_names_the_nearest_valid_one(commands: Commands) -> None:
     ],
 )
 def test_a_value_out_of_range_names_the_range(commands: Commands, setting: str, got: str, wanted: str) -> None:
-    _refused(_run(commands, setting), 2, got, wanted, "`foundry schema` gives the range")
+    _refused(_run(commands, setting), 2, got, wanted, "`foundry schema`")
 
 
 def test_missing_files_are_named_with_what_makes_them(commands: Commands) -> None:
