@@ -2,7 +2,7 @@
 
     FoundryError                       message = what, got, wanted; hint = the next command or key
       ConfigError            exit 2    UnknownKey, OutOfRange, SearchSpaceError
-      ClusterError           exit 4    ClusterUnreachable, ClusterDenied, ResourcesUnavailable (exit 2)
+      ClusterError           exit 4    ClusterUnreachable, ClusterDenied, ResourcesUnavailable (exit 2), NoSuchJob (exit 2)
       DataError              exit 2    BadRecord, FingerprintMismatch
       TrainingError          exit 5    WorkerGroupFailed, Preempted, Diverged
       SearchError            exit 5    NoFeasibleTrial (exit 3)
@@ -101,6 +101,12 @@ class ResourcesUnavailable(ClusterError):
 
     exit_code = 2
     fields = ("requested", "available")
+
+
+class NoSuchJob(ClusterError):
+    """The cluster answers that it knows no job of this name."""
+
+    exit_code = 2
 
 
 class DataError(FoundryError):

@@ -13,17 +13,11 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from foundry_ray.errors import ClusterDenied, ClusterError, ClusterUnreachable, ConfigError
+from foundry_ray.errors import ClusterDenied, ClusterError, ClusterUnreachable, ConfigError, NoSuchJob
 from foundry_ray.types import Json
 
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 _DENIED = (401, 403)
-
-
-class NoSuchJob(ClusterError):
-    """The dashboard answers that it knows no such thing (HTTP 404)."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

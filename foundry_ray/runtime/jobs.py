@@ -16,10 +16,10 @@ from typing import cast
 
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import PipelineConfig, Settings
-from foundry_ray.errors import ClusterError, ClusterUnreachable, ConfigError, ResourcesUnavailable
+from foundry_ray.errors import ClusterError, ClusterUnreachable, ConfigError, NoSuchJob, ResourcesUnavailable
 from foundry_ray.protocols import Clock
 from foundry_ray.runtime import local_head
-from foundry_ray.runtime.dashboard import Dashboard, NoSuchJob
+from foundry_ray.runtime.dashboard import Dashboard
 from foundry_ray.runtime.env import portable_env
 from foundry_ray.runtime.package import Package, pack
 from foundry_ray.runtime.place import LOCAL, checked_token_path

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from foundry_ray.config import PipelineConfig, Settings, load_config
-from foundry_ray.errors import ClusterDenied, ClusterUnreachable, ConfigError, ResourcesUnavailable
+from foundry_ray.errors import ClusterDenied, ClusterUnreachable, ConfigError, NoSuchJob, ResourcesUnavailable
 from foundry_ray.runtime import jobs, ports
-from foundry_ray.runtime.dashboard import NoSuchJob
 from foundry_ray.testing.clusters import hand_started
 
 
