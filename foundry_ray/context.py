@@ -7,7 +7,8 @@ that nobody asked to keep: commands hold a shared lock while they run, and whoev
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +107,28 @@ class Context:
         except OSError:
             return False
         return True
+
+
+@contextmanager
+def open_context(store: str | None = None, *, cluster: str = "local", keep: bool = False, events: str = "") -> Iterator[Context]:
+    """The surroundings of one command, as the environment says, closed at its end.
+
+    Args:
+        store: URI; None: FOUNDRY_STORE, else the embedded one.
+        cluster: Where Ray work goes.
+        keep: Leave local services running.
+        events: Name of the event log under FOUNDRY_HOME; none where empty.
+    """
+    from foundry_ray.clock import SystemClock
+    from foundry_ray.config import settings as read_settings
+    from foundry_ray.observability import ConsoleReporter
+
+    settings = read_settings()
+    clock = SystemClock()
+    path = settings.home / "events" / f"{events}.jsonl" if events else None
+    reporter = ConsoleReporter(events=path, clock=clock)
+    with Context(settings=settings, clock=clock, reporter=reporter, store_uri=store or settings.store, cluster=cluster, is_kept=keep) as context:
+        yield context
 
 
 def _keep_mark(settings: Settings) -> Path:

@@ -41,9 +41,10 @@ def study(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifact) -
 
 
 def student(config: PipelineConfig, study: StudyResult) -> str:
-    """Key of the student: the chosen trial, whatever the budget of the study that found it."""
+    """Key of the student: the chosen trial and the training that it goes on from, whatever the budget of the study that found it."""
     trial = study.chosen_trial
     fields: dict[str, Json] = {"number": trial.number, "params": to_json(trial.params), "recipe": to_json(trial.recipe)}
+    fields["curve"] = to_json(trial.curve)
     return _key("student", fields, {"study": study.study_key})
 
 

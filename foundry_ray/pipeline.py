@@ -8,14 +8,15 @@ Each stage is one call that turns typed values into one typed value. `StageRunne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray import keys
 from foundry_ray.config import PipelineConfig, ServeConfig, validate
-from foundry_ray.context import Context
+from foundry_ray.context import Context, open_context
 from foundry_ray.runlog import find_run, new_run_id
 from foundry_ray.stages import StageRunner, library_versions, utc
 from foundry_ray.types import DatasetRef, Endpoint, EvaluationReport, Json, ModelArtifact, RegistryEntry, RunRecord, RunStatus, StudyResult, to_json
@@ -201,28 +202,43 @@ class Pipeline:
         )
 
 
-def run(config: PipelineConfig, *, context: Context, fresh: Collection[str] = (), source: str = "") -> RunRecord:
-    """Run a pipeline. See `Pipeline.run`."""
-    return Pipeline(config=config, context=context).run(fresh=fresh, source=source)
+def run(config: PipelineConfig, *, context: Context | None = None, fresh: Collection[str] = (), source: str = "") -> RunRecord:
+    """Run a pipeline. See `Pipeline.run`. Without a context, the pipeline's own store and cluster, closed at the end."""
+    with _surroundings(context, store=config.store, cluster=config.cluster) as around:
+        around.limits = config.limits
+        return Pipeline(config=config, context=around).run(fresh=fresh, source=source)
 
 
-def resume(name: str, *, context: Context, cluster: str | None = None) -> RunRecord:
+def resume(name: str, *, context: Context | None = None, cluster: str | None = None) -> RunRecord:
     """Go on with an interrupted or failed run, by its id, the beginning of it, or `latest`, on the cluster it had or on another one."""
-    record = find_run(context.store, name)
-    config = validate(PipelineConfig, record.config, where=f"the record of run {record.run_id}")
-    context.limits, context.cluster = config.limits, cluster or config.cluster
-    return Pipeline(config=config, context=context).run(again=record, source=record.source)
+    with _surroundings(context) as around:
+        record = find_run(around.store, name)
+        config = validate(PipelineConfig, record.config, where=f"the record of run {record.run_id}")
+        around.limits, around.cluster = config.limits, cluster or config.cluster
+        return Pipeline(config=config, context=around).run(again=record, source=record.source)
 
 
-def deploy(model: str, serve: ServeConfig, *, context: Context) -> Endpoint:
+def deploy(model: str, serve: ServeConfig | None = None, *, context: Context | None = None) -> Endpoint:
     """Serve a registered version, `name@alias` or `name:version`. The deployment outlives the command."""
-    from foundry_ray.endpoints import deploy
+    from foundry_ray import endpoints
 
-    return deploy(model, serve, context=context)
+    with _surroundings(context) as around:
+        return endpoints.deploy(model, serve or ServeConfig(), context=around)
 
 
-def predict(model: str, source: Path, *, context: Context) -> tuple[Json, ...]:
+def predict(model: str, source: Path, *, context: Context | None = None) -> tuple[Json, ...]:
     """Batch inference from the store, without a server."""
-    from foundry_ray.endpoints import predict
+    from foundry_ray import endpoints
 
-    return predict(model, source, context=context)
+    with _surroundings(context) as around:
+        return endpoints.predict(model, source, context=around)
+
+
+@contextmanager
+def _surroundings(context: Context | None, *, store: str | None = None, cluster: str = "local") -> Iterator[Context]:
+    """The caller's, which stays open; or new ones from the environment."""
+    if context is not None:
+        yield context
+        return
+    with open_context(store, cluster=cluster) as opened:
+        yield opened

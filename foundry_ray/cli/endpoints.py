@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from foundry_ray.cli.models import ModelArgument
-from foundry_ray.cli.output import JsonOption, StoreOption, emit, open_context, text
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, text
 
 AppArgument = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
 AddressOption = Annotated[str, typer.Option("--address", metavar="ADDR", help="The Ray cluster that serves.")]
@@ -23,6 +23,7 @@ def deploy(
 ) -> None:
     """Serve a registered version on Ray Serve; it outlives the command."""
     from foundry_ray.config import ServeConfig, validate
+    from foundry_ray.context import open_context
     from foundry_ray.endpoints import deploy
     from foundry_ray.reporting.tables import endpoint_line
 
@@ -34,6 +35,7 @@ def deploy(
 
 def endpoints_list(address: AddressOption = "local", json_output: JsonOption = False) -> None:
     """List what serves."""
+    from foundry_ray.context import open_context
     from foundry_ray.endpoints import running
     from foundry_ray.reporting.lists import endpoints_table
 
@@ -44,6 +46,7 @@ def endpoints_list(address: AddressOption = "local", json_output: JsonOption = F
 
 def endpoints_show(name: AppArgument, address: AddressOption = "local", json_output: JsonOption = False) -> None:
     """Show one endpoint."""
+    from foundry_ray.context import open_context
     from foundry_ray.endpoints import find
     from foundry_ray.reporting.tables import endpoint_line
 
@@ -54,6 +57,7 @@ def endpoints_show(name: AppArgument, address: AddressOption = "local", json_out
 
 def endpoints_delete(name: AppArgument, address: AddressOption = "local", json_output: JsonOption = False) -> None:
     """Take an endpoint down; the model stays registered."""
+    from foundry_ray.context import open_context
     from foundry_ray.endpoints import delete
 
     with open_context(None, cluster=address) as context:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foundry_ray.cli.output import JsonOption, StoreOption, emit, open_context, text
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, text
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="name@alias or name:version.")]
 
@@ -15,6 +15,7 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="name@alias 
 def models_list(store: StoreOption = None, json_output: JsonOption = False) -> None:
     """List all registered versions."""
     from foundry_ray import registry
+    from foundry_ray.context import open_context
     from foundry_ray.reporting.lists import models_table
 
     with open_context(store) as context:
@@ -25,6 +26,7 @@ def models_list(store: StoreOption = None, json_output: JsonOption = False) -> N
 def models_show(model: ModelArgument, store: StoreOption = None, json_output: JsonOption = False) -> None:
     """Show one version: what it is, what it was made of, what it measured."""
     from foundry_ray import registry
+    from foundry_ray.context import open_context
     from foundry_ray.reporting.lists import model_card
 
     with open_context(store) as context:
@@ -40,6 +42,7 @@ def models_pull(
 ) -> None:
     """Copy a version's files into a folder, verified; model.onnx loads with onnxruntime alone."""
     from foundry_ray import registry
+    from foundry_ray.context import open_context
 
     with open_context(store) as context:
         entry = registry.resolve(context.store, model)
@@ -58,6 +61,7 @@ def predict(
     json_output: JsonOption = False,
 ) -> None:
     """Batch inference from the store, without a server."""
+    from foundry_ray.context import open_context
     from foundry_ray.endpoints import predict
     from foundry_ray.reporting.lists import predictions_table
 

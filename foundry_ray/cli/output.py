@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import RenderableType
 
-    from foundry_ray.context import Context
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -95,19 +91,3 @@ def _fail(kind: str, message: str, hint: str, code: int) -> None:
     if _State.as_json:
         sys.stdout.write(json.dumps({"error": kind, "message": message, "hint": hint, "exit_code": code}, indent=2) + "\n")
     sys.stderr.write(f"{'' if kind in ('Interrupted', 'Usage') else 'error: '}{message}\n" + (f"hint:  {hint}\n" if hint else ""))
-
-
-@contextmanager
-def open_context(store: str | None, *, cluster: str = "local", keep: bool = False, events: str = "") -> Iterator[Context]:
-    """The surroundings of a command, closed at its end. `store` None: FOUNDRY_STORE, else the embedded one."""
-    from foundry_ray.clock import SystemClock
-    from foundry_ray.config import settings as read_settings
-    from foundry_ray.context import Context
-    from foundry_ray.observability import ConsoleReporter
-
-    settings = read_settings()
-    clock = SystemClock()
-    path: Path | None = settings.home / "events" / f"{events}.jsonl" if events else None
-    reporter = ConsoleReporter(events=path, clock=clock)
-    with Context(settings=settings, clock=clock, reporter=reporter, store_uri=store or settings.store, cluster=cluster, is_kept=keep) as context:
-        yield context

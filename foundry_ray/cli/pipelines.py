@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foundry_ray.cli.output import JsonOption, StoreOption, emit, on_interrupt, open_context, text
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, on_interrupt, text
 
 if TYPE_CHECKING:
     from foundry_ray.types import RunRecord
@@ -62,6 +62,7 @@ def run(
 ) -> None:
     """Run a pipeline: what is done is reused, what was interrupted goes on."""
     from foundry_ray.config import load_config
+    from foundry_ray.context import open_context
     from foundry_ray.pipeline import Pipeline
     from foundry_ray.planning import check, check_stages
 
@@ -84,6 +85,7 @@ def resume(
     json_output: JsonOption = False,
 ) -> None:
     """Go on with an interrupted or failed run, where it ran."""
+    from foundry_ray.context import open_context
     from foundry_ray.pipeline import resume
 
     on_interrupt(_resuming(run, store))

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from foundry_ray.cli.output import JsonOption, StoreOption, emit, open_context, text
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, text
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or `latest`.")]
 
 
 def runs_list(store: StoreOption = None, json_output: JsonOption = False) -> None:
     """List the runs in the store, latest last."""
+    from foundry_ray.context import open_context
     from foundry_ray.reporting.lists import runs_table
     from foundry_ray.runlog import list_runs, load_run
 
@@ -24,6 +25,7 @@ def runs_list(store: StoreOption = None, json_output: JsonOption = False) -> Non
 
 def runs_show(run: RunArgument, store: StoreOption = None, json_output: JsonOption = False) -> None:
     """Show a run: its stages, and the comparison it ended in."""
+    from foundry_ray.context import open_context
     from foundry_ray.reporting.tables import run_summary
     from foundry_ray.runlog import find_run
 
@@ -34,6 +36,7 @@ def runs_show(run: RunArgument, store: StoreOption = None, json_output: JsonOpti
 
 def runs_delete(run: RunArgument, store: StoreOption = None, json_output: JsonOption = False) -> None:
     """Delete a run's record. Stage results stay: other runs may use them."""
+    from foundry_ray.context import open_context
     from foundry_ray.runlog import delete_run, find_run
 
     with open_context(store) as context:
@@ -49,6 +52,7 @@ def report(
     json_output: JsonOption = False,
 ) -> None:
     """Write a run's report as one self-contained HTML page."""
+    from foundry_ray.context import open_context
     from foundry_ray.reporting.page import write
     from foundry_ray.runlog import find_run
 
@@ -66,6 +70,7 @@ def trials(
     json_output: JsonOption = False,
 ) -> None:
     """List the trials of a run's study."""
+    from foundry_ray.context import open_context
     from foundry_ray.reporting.leaderboard import leaderboard
     from foundry_ray.reporting.tables import trials_table
     from foundry_ray.runlog import find_run

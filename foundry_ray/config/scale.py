@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from foundry_ray.config.sections import BudgetConfig, PipelineConfig, SplitConfig
 
+_SMOKE_ROWS = {"train": 512, "val": 128, "test": 128}
+
 
 def apply_scale(config: PipelineConfig) -> PipelineConfig:
     """Resolve `scale` into the numbers it stands for. Stage keys see the numbers only."""
@@ -17,8 +19,9 @@ def apply_scale(config: PipelineConfig) -> PipelineConfig:
 
 def _smoke(config: PipelineConfig) -> PipelineConfig:
     split = config.data.split
-    counts = {name: min(getattr(split, name), limit) for name, limit in (("train", 512), ("val", 128), ("test", 128))}
-    data = config.data.model_copy(update={"split": SplitConfig(**counts)})
+    counts = {name: min(getattr(split, name), limit) for name, limit in _SMOKE_ROWS.items()}
+    max_rows = min(split.max_rows or sum(_SMOKE_ROWS.values()), sum(_SMOKE_ROWS.values()))
+    data = config.data.model_copy(update={"split": SplitConfig(**counts, max_rows=max_rows)})
     rungs = tuple(rung for rung in config.search.scheduler.rungs if rung <= 2) or (1,)
     search = config.search.model_copy(update={"scheduler": config.search.scheduler.model_copy(update={"rungs": rungs})})
     budget = search.budget.model_copy(update={"trials": min(4, search.budget.trials)})

@@ -27,6 +27,7 @@ class SplitConfig(Section):
     train: float = Field(0.7, gt=0, description="Rows to train on: a count, or a fraction below 1.")
     val: float = Field(0.1, gt=0, description="Rows that choose: epochs, trials, the winner.")
     test: float = Field(0.2, gt=0, description="Rows that judge the frozen winner, once.")
+    max_rows: int | None = Field(None, ge=3, description="Most rows that fractions are taken of; all where absent.")
 
 
 class CleanConfig(Section):

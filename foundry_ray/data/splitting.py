@@ -21,7 +21,7 @@ def split_counts(
     """Rows per split, and a note for each number that was lowered.
 
     Args:
-        config: Counts, or fractions of `num_rows`. Fractions that add up to 1 use every row.
+        config: Counts, or fractions of `num_rows` (of `max_rows` where that is less). Fractions that add up to 1 use all of these.
         num_rows: Rows left after cleaning.
         num_test_rows: Rows of the official test set among them; None where there is none.
         num_dropped: Duplicates that cleaning dropped, "test" (of the official test set) and "rest". A shortage that they explain
@@ -30,9 +30,10 @@ def split_counts(
     Raises:
         OutOfRange: More rows are asked for than there are.
     """
-    counts = {name: _count(getattr(config, name), num_rows, name) for name in NAMES}
+    shared = min(num_rows, config.max_rows or num_rows)
+    counts = {name: _count(getattr(config, name), shared, name) for name in NAMES}
     if config.train < 1 and abs(config.train + config.val + config.test - 1) < 1e-9:
-        counts["train"] = num_rows - counts["val"] - counts["test"]
+        counts["train"] = shared - counts["val"] - counts["test"]
     notes: list[str] = []
     if num_test_rows is None:
         _fit(counts, NAMES, "train", num_rows, num_dropped["rest"], notes)

@@ -58,6 +58,11 @@ def test_smoke_shrinks_and_full_grows() -> None:
     assert smoke.search.scheduler.rungs == (1,)
 
 
+def test_smoke_caps_fractional_splits_too() -> None:
+    split = load_config(SHIPPED, ["data.split={train: 0.7, val: 0.1, test: 0.2}"], scale="smoke").data.split
+    assert (split.train, split.max_rows) == (0.7, 768)
+
+
 def test_where_it_runs_does_not_enter_a_key_and_what_it_learns_does() -> None:
     config = load_config(SHIPPED)
     elsewhere = load_config(SHIPPED, ["teacher.workers=1", "teacher.max_failures=9", "search.budget.trials=99", "store=file:///tmp/x"])

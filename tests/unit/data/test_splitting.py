@@ -87,3 +87,9 @@ def test_rows_come_in_mixed_order_so_that_the_first_ones_are_a_sample() -> None:
     labels_N = np.repeat(np.arange(4), 100)
     train = stratified(labels_N, np.arange(400), {"train": 200, "val": 100, "test": 100}, seed=0)["train"]
     assert set(labels_N[train[:30]].tolist()) == {0, 1, 2, 3}
+
+
+def test_fractions_are_taken_of_max_rows_where_there_are_more() -> None:
+    config = SplitConfig(train=0.7, val=0.1, test=0.2, max_rows=100)
+    found, notes = split_counts(config, num_rows=5000, num_test_rows=None, num_dropped={"rest": 0, "test": 0})
+    assert (found, notes) == ({"train": 70, "val": 10, "test": 20}, [])
