@@ -186,8 +186,10 @@ class Pipeline:
         """Deploy, and ask the endpoint about real test images."""
         from foundry_ray.endpoints import ask, deploy_entry
 
-        endpoint = deploy_entry(entry, self.config.serve, context=self.context)
-        ask(endpoint, report, dataset, num_requests=self.config.serve.num_requests, context=self.context)
+        serve = self.config.serve
+        measured = serve.model_copy(update={"threads": serve.threads or self.config.search.latency.threads})
+        endpoint = deploy_entry(entry, measured, context=self.context)
+        ask(endpoint, report, dataset, num_requests=serve.num_requests, context=self.context)
         return endpoint
 
     def _new_record(self, source: str) -> RunRecord:

@@ -187,6 +187,13 @@ class ServeConfig(Section):
     slo: SloConfig = Field(SloConfig(), description="What is promised.", json_schema_extra=_EXECUTION)
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; the next free one is taken where it is busy.", json_schema_extra=_EXECUTION)
     num_replicas: int = Field(1, ge=1, le=4096, description="Replicas.", json_schema_extra=_EXECUTION)
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Threads of a replica's runtime; where absent, those that latency was measured with.",
+        json_schema_extra=_EXECUTION,
+    )
     cpus_per_replica: float = Field(
         0.0, ge=0, le=256, description="CPUs that a replica reserves; 0: a deployment never blocks the next run.", json_schema_extra=_EXECUTION
     )
