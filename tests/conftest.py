@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from foundry_ray.config import Settings
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import MemoryStore
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FOLDER_MARKERS = ("integration", "faults", "e2e", "gpu")
 

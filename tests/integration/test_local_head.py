@@ -165,6 +165,9 @@ def test_down_ends_every_process_and_up_comes_back_on_the_same_ports(settings: S
 def test_a_killed_head_is_replaced_and_its_helpers_are_ended(settings: Settings) -> None:
     first = local_head.up(settings, SystemClock())
     os.kill(first.pid, signal.SIGKILL)
+    deadline_s = SystemClock().monotonic_s() + 20
+    while daemon.is_alive(first.pid, first.started) and SystemClock().monotonic_s() < deadline_s:
+        SystemClock().sleep(0.01)
     second = local_head.up(settings, SystemClock(), is_complete=False)
     own = {info.group for info in daemon.processes() if first.temp_dir in info.command and not info.is_zombie}
     local_head.down(settings)
