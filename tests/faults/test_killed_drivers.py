@@ -124,11 +124,12 @@ def user(tmp_path: Path) -> Iterator[User]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """A user who started the same pipeline twice at once, and let both finish unbroken."""
     user = _user(tmp_path_factory.mktemp("pair"))
-    both = [user.start() for _ in range(2)]
-    codes = [process.wait(timeout=600) for process in both]
-    assert codes == [0, 0], user.commands.log.read_text()[-3000:]
-    yield user
-    user.commands.stop_services()
+    try:
+        codes = [process.wait(timeout=600) for process in (user.start(), user.start())]
+        assert codes == [0, 0], user.commands.log.read_text()[-3000:]
+        yield user
+    finally:
+        user.commands.stop_services()
 
 
 def _wait(condition: Callable[[], bool], process: subprocess.Popen[str], user: User, *, what: str, timeout_s: float = 240) -> None:
