@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from foundry_ray.compression.export import INPUT_NAME, OUTPUT_NAME, to_onnx
-from foundry_ray.compression.quantize import Grid, calibrated
+from foundry_ray.compression.grids import Grid
+from foundry_ray.compression.quantize import calibrated
 from foundry_ray.compression.quantized_graph import quantize_weight, write
 from foundry_ray.compression.tracing import folded
 from foundry_ray.inference import Runtime, open_runtime, run_batched

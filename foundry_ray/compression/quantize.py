@@ -4,19 +4,18 @@ Weights are signed and symmetric, activations unsigned with a zero point: the pa
 (measured with VNNI: up to three times faster than signed activations). This file decides which tensors are stored in 8 bits and on
 which grid; `quantized_graph` writes them down. The runtime's own tool is not used, because it goes through temporary files, leaves
 the pixels in fp32 and keeps activations between pairs that no kernel needs.
-
-A number x is stored as q = clip(round(x / scale) + zero_point, 0, 255).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from foundry_ray.compression import steps
+from foundry_ray.compression.grids import WEIGHTED, Grid, consumers, grid_of, pixel_grid
+from foundry_ray.compression.quantized_graph import write
 from foundry_ray.config import Section
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.types import ImageSchema, Scalar
@@ -26,20 +25,8 @@ if TYPE_CHECKING:
     import onnx as onnx_types
     from torch import nn
 
-WEIGHTED = ("Conv", "Gemm")
-# These move bytes without computing, so they run on the stored integers as they are.
-MOVES = ("MaxPool", "Flatten")
 _POOLS = ("GlobalAveragePool", "AveragePool")
-_LEVELS = 255
 _BATCH_ROWS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """How a tensor's numbers are stored in 8 bits."""
-
-    scale: float
-    zero_point: int
 
 
 class QuantizeParams(Section):
@@ -73,8 +60,6 @@ def quantize_onnx(onnx: bytes, calibration_NCHW: np.ndarray) -> bytes:
     Raises:
         RecipeInfeasible: There are no calibration rows, or the graph has nothing to quantize.
     """
-    from foundry_ray.compression.quantized_graph import write
-
     model, grids = calibrated(onnx, calibration_NCHW)
     return write(model, grids)
 
@@ -89,20 +74,11 @@ def calibrated(onnx: bytes, calibration_NCHW: np.ndarray) -> tuple[onnx_types.Mo
     stored = _stored_tensors(model.graph)
     if not stored:
         raise RecipeInfeasible("quantize: no operator of this model has an int8 form.", hint="use `bits: 32` for it.", reason="nothing to quantize")
-    grids = {name: _grid(low, high) for name, (low, high) in _ranges(model, stored, calibration_NCHW).items()}
+    grids = {name: grid_of(low, high) for name, (low, high) in _ranges(model, stored, calibration_NCHW).items()}
     pixels = pixel_grid(model.graph)
     if pixels is not None and pixels[0] in grids:
         grids[pixels[0]] = pixels[1]
     return model, grids
-
-
-def consumers(graph: onnx_types.GraphProto) -> Mapping[str, list[onnx_types.NodeProto]]:
-    """Who reads each tensor."""
-    readers: dict[str, list[onnx_types.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return readers
 
 
 def _stored_tensors(graph: onnx_types.GraphProto) -> list[str]:
@@ -154,36 +130,3 @@ def _ranges(model: onnx_types.ModelProto, names: list[str], rows_NCHW: np.ndarra
     extremes = np.asarray(batches, dtype=np.float64).reshape(len(batches), len(names), 2)
     lows, highs = extremes[:, :, 0].min(axis=0), extremes[:, :, 1].max(axis=0)
     return {name: (float(low), float(high)) for name, low, high in zip(names, lows, highs, strict=True)}
-
-
-def _grid(low: float, high: float) -> Grid:
-    """The finest grid that spans the range and holds zero exactly (padding is zero)."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / _LEVELS or 1.0
-    return Grid(scale=scale, zero_point=round(-low / scale))
-
-
-def pixel_grid(graph: onnx_types.GraphProto) -> tuple[str, Grid] | None:
-    """The normalised input and its grid, where the pixels are its stored form already.
-
-    With one mean and one std, (x - mean) / std on the grid (1 / std, round(mean)) is stored as the pixel x itself, so that the
-    first convolution reads raw pixels and nothing is normalised at all.
-    """
-    from onnx import numpy_helper
-
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    readers = consumers(graph)
-    name, constants = graph.input[0].name, []
-    for op_type in ("Cast", "Sub", "Div"):
-        after = readers.get(name, [])
-        if len(after) != 1 or after[0].op_type != op_type:
-            return None
-        name = after[0].output[0]
-        if op_type != "Cast":
-            if after[0].input[1] not in weights:
-                return None
-            constants.append(numpy_helper.to_array(weights[after[0].input[1]]).ravel())
-    mean, std = constants
-    if any(values.min() != values.max() for values in constants) or not 0 <= mean[0] <= _LEVELS or std[0] <= 0:
-        return None
-    return name, Grid(scale=1 / float(std[0]), zero_point=round(float(mean[0])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from foundry_ray.compression.quantize import MOVES, WEIGHTED, Grid, consumers, pixel_grid
+from foundry_ray.compression.grids import MOVES, WEIGHTED, Grid, consumers, pixel_grid
 
 if TYPE_CHECKING:
     import numpy as np
