@@ -124,11 +124,15 @@ def user(tmp_path: Path) -> Iterator[User]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """A user who started the same pipeline twice at once, and let both finish unbroken."""
     user = _user(tmp_path_factory.mktemp("pair"))
+    both = [user.start() for _ in range(2)]
     try:
-        codes = [process.wait(timeout=600) for process in (user.start(), user.start())]
+        codes = [process.wait(timeout=600) for process in both]
         assert codes == [0, 0], user.commands.log.read_text()[-3000:]
         yield user
     finally:
+        for process in both:
+            process.kill()
+            process.wait(timeout=30)
         user.commands.stop_services()
 
 
