@@ -58,21 +58,32 @@ def update_rule(model: nn.Module, train: TrainConfig) -> UpdateRule:
     return AdamW(groups) if train.optimizer == "adamw" else MomentumSGD(groups)
 
 
-class AdamW:
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+class _ByGroup:
+    """Steps group by group, over the parameters that have a gradient."""
 
     def __init__(self, groups: Sequence[ParamGroup]) -> None:
         self._groups = tuple(groups)
-        params = [param for group in groups for param in group.params]
-        self._mean = {param: torch.zeros_like(param) for param in params}
-        self._variance = {param: torch.zeros_like(param) for param in params}
-        self._steps = {param: torch.zeros((), dtype=torch.float32, device=param.device) for param in params}
 
     def step(self, lr: float) -> None:
         for group in self._groups:
             params = [param for param in group.params if param.grad is not None]
             if params:
                 self._update(params, group.weight_decay, lr)
+
+    def _update(self, params: list[nn.Parameter], weight_decay: float, lr: float) -> None:
+        """One step of one group."""
+        raise AssertionError(f"{type(self).__name__} has no update rule")
+
+
+class AdamW(_ByGroup):
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+
+    def __init__(self, groups: Sequence[ParamGroup]) -> None:
+        super().__init__(groups)
+        params = [param for group in groups for param in group.params]
+        self._mean = {param: torch.zeros_like(param) for param in params}
+        self._variance = {param: torch.zeros_like(param) for param in params}
+        self._steps = {param: torch.zeros((), dtype=torch.float32, device=param.device) for param in params}
 
     @torch.no_grad()
     def _update(self, params: list[nn.Parameter], weight_decay: float, lr: float) -> None:
@@ -100,18 +111,12 @@ class AdamW:
         _copy_into(self.state(), state)
 
 
-class MomentumSGD:
+class MomentumSGD(_ByGroup):
     """Stochastic gradient descent with Nesterov momentum 0.9 and coupled weight decay."""
 
     def __init__(self, groups: Sequence[ParamGroup]) -> None:
-        self._groups = tuple(groups)
+        super().__init__(groups)
         self._momentum = {param: torch.zeros_like(param) for group in groups for param in group.params}
-
-    def step(self, lr: float) -> None:
-        for group in self._groups:
-            params = [param for param in group.params if param.grad is not None]
-            if params:
-                self._update(params, group.weight_decay, lr)
 
     @torch.no_grad()
     def _update(self, params: list[nn.Parameter], weight_decay: float, lr: float) -> None:
