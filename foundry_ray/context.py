@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Self
 
-from foundry_ray.config import LimitsConfig, Settings
+from foundry_ray.config import LimitsConfig, Settings, StoreConfig, store_config
 from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import ArtifactStore, Clock
 
@@ -27,7 +27,7 @@ class Context:
     """The surroundings of one command. Use it as a context manager.
 
     Args:
-        store_uri: `embedded`, `file:///path` or `s3://bucket/prefix`.
+        store_config: Which store; the embedded one where absent.
         cluster: `local`, a file of cluster/, or an address.
         is_kept: Leave local services running when the command ends.
     """
@@ -38,7 +38,7 @@ class Context:
         settings: Settings,
         clock: Clock,
         reporter: ConsoleReporter,
-        store_uri: str = "embedded",
+        store_config: StoreConfig | None = None,
         cluster: str = "local",
         limits: LimitsConfig | None = None,
         is_kept: bool = False,
@@ -46,7 +46,7 @@ class Context:
         self.settings = settings
         self.clock = clock
         self.reporter = reporter
-        self.store_uri = store_uri
+        self.store_config = store_config or StoreConfig()
         self.cluster = cluster
         self.limits = limits or LimitsConfig()
         self._is_kept = is_kept
@@ -57,7 +57,7 @@ class Context:
         """The artifact store, opened on first use. Raises StoreUnavailable or StoreDenied."""
         from foundry_ray.artifacts import open_store
 
-        return open_store(self.store_uri, settings=self.settings)
+        return open_store(self.store_config, settings=self.settings)
 
     @cached_property
     def session(self) -> Session:
@@ -65,13 +65,13 @@ class Context:
         from foundry_ray.runtime.session import connect
 
         session = connect(self.cluster, settings=self.settings, limits=self.limits, reporter=self.reporter)
-        if "store" in self.__dict__ and not self.store_uri.startswith("s3://") and not session.is_here():
+        if "store" in self.__dict__ and not self.store_config.uri.startswith("s3://") and not session.is_here():
             self._check_store(session)
         return session
 
     def _check_store(self, session: Session) -> None:
-        if self.store_uri != "embedded":
-            self.reporter.warn(f"the store is {self.store_uri}, and the cluster has other machines: each of them must mount that folder.")
+        if self.store_config.uri != "embedded":
+            self.reporter.warn(f"the store is {self.store_config}, and the cluster has other machines: each of them must mount that folder.")
             return
         session.close()
         raise ConfigError(
@@ -110,11 +110,11 @@ class Context:
 
 
 @contextmanager
-def open_context(store: str | None = None, *, cluster: str = "local", keep: bool = False, events: str = "") -> Iterator[Context]:
+def open_context(store: str | StoreConfig | None = None, *, cluster: str = "local", keep: bool = False, events: str = "") -> Iterator[Context]:
     """The surroundings of one command, as the environment says, closed at its end.
 
     Args:
-        store: URI; None: FOUNDRY_STORE, else the embedded one.
+        store: A URI, a .yaml file or the section itself; None: FOUNDRY_STORE, else the embedded one.
         cluster: Where Ray work goes.
         keep: Leave local services running.
         events: Name of the event log under FOUNDRY_HOME; none where empty.
@@ -124,10 +124,11 @@ def open_context(store: str | None = None, *, cluster: str = "local", keep: bool
     from foundry_ray.observability import ConsoleReporter
 
     settings = read_settings()
+    chosen = store_config(store) if isinstance(store, str) else store or settings.store
     clock = SystemClock()
     path = settings.home / "events" / f"{events}.jsonl" if events else None
     reporter = ConsoleReporter(events=path, clock=clock)
-    with Context(settings=settings, clock=clock, reporter=reporter, store_uri=store or settings.store, cluster=cluster, is_kept=keep) as context:
+    with Context(settings=settings, clock=clock, reporter=reporter, store_config=chosen, cluster=cluster, is_kept=keep) as context:
         yield context
 
 

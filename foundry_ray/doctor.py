@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from foundry_ray.config import PipelineConfig, Settings, load_config
+from foundry_ray.config import PipelineConfig, Settings, StoreConfig, load_config, store_config
 from foundry_ray.errors import FoundryError
 from foundry_ray.types import Finding
 
@@ -38,7 +38,7 @@ def _findings(settings: Settings, pipeline: Path | None, store: str | None) -> I
             yield Finding(name="pipeline", is_ok=True, detail=str(pipeline))
         except FoundryError as error:
             yield Finding(name="pipeline", is_ok=False, detail=error.message, fix=error.hint)
-    yield _store(store or (config.store if config else settings.store), settings)
+    yield _store(store_config(store) if store else config.store if config else settings.store, settings)
     yield _head(settings)
     if config is not None:
         yield _data(config, settings)
@@ -70,10 +70,10 @@ def _memory() -> Finding:
     )
 
 
-def _store(uri: str, settings: Settings) -> Finding:
+def _store(chosen: StoreConfig, settings: Settings) -> Finding:
     from foundry_ray.artifacts import embedded, open_store
 
-    if uri == "embedded" and embedded.status(settings) is None:
+    if chosen.uri == "embedded" and embedded.status(settings) is None:
         return Finding(
             name="store",
             is_ok=embedded.is_installed(),
@@ -81,7 +81,7 @@ def _store(uri: str, settings: Settings) -> Finding:
             fix='`pip install "foundry-ray[embedded]"`, or `store: file:///path`',
         )
     try:
-        store = open_store(uri, settings=settings)
+        store = open_store(chosen, settings=settings)
         next(iter(store.list("runs/")), None)
     except FoundryError as error:
         return Finding(name="store", is_ok=False, detail=error.message, fix=error.hint)

@@ -31,6 +31,7 @@ def deploy_entry(entry: RegistryEntry, serve: ServeConfig, *, context: Context) 
         serve,
         limits=context.limits,
         store=context.store,
+        store_config=context.store_config,
         settings=context.settings,
         session=context.session,
         clock=context.clock,

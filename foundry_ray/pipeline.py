@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray import keys
-from foundry_ray.config import PipelineConfig, ServeConfig, validate
+from foundry_ray.config import PipelineConfig, ServeConfig, StoreConfig, validate
 from foundry_ray.context import Context, open_context
 from foundry_ray.runlog import find_run, new_run_id
 from foundry_ray.stages import StageRunner, library_versions, utc
@@ -237,7 +237,7 @@ def predict(model: str, source: Path, *, context: Context | None = None) -> tupl
 
 
 @contextmanager
-def _surroundings(context: Context | None, *, store: str | None = None, cluster: str = "local") -> Iterator[Context]:
+def _surroundings(context: Context | None, *, store: StoreConfig | None = None, cluster: str = "local") -> Iterator[Context]:
     """The caller's, which stays open; or new ones from the environment."""
     if context is not None:
         yield context

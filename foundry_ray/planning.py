@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from foundry_ray import keys
-from foundry_ray.config import PipelineConfig, Settings
+from foundry_ray.config import PipelineConfig, Settings, StoreConfig
 from foundry_ray.errors import ConfigError, OutOfRange
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runlog import list_runs, load_run, read_result
@@ -45,20 +45,20 @@ def check_stages(names: Collection[str]) -> None:
 
 
 @contextmanager
-def open_existing(uri: str, settings: Settings) -> Iterator[ArtifactStore | None]:
+def open_existing(store: StoreConfig, settings: Settings) -> Iterator[ArtifactStore | None]:
     """The store where there is one already; None where the embedded one has never been started. An embedded one that sleeps is woken and put back."""
     from foundry_ray.artifacts import embedded, open_store
     from foundry_ray.clock import SystemClock
     from foundry_ray.context import Context
     from foundry_ray.observability import ConsoleReporter
 
-    if uri != "embedded":
-        yield open_store(uri, settings=settings)
+    if store.uri != "embedded":
+        yield open_store(store, settings=settings)
     elif not embedded.exists(settings):
         yield None
     else:  # as a command among others: it is put back by the last of them
         clock = SystemClock()
-        with Context(settings=settings, clock=clock, reporter=ConsoleReporter(clock=clock), store_uri=uri) as context:
+        with Context(settings=settings, clock=clock, reporter=ConsoleReporter(clock=clock), store_config=store) as context:
             yield context.store
 
 

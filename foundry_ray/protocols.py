@@ -41,11 +41,11 @@ class ArtifactStore(Protocol):
     def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
         """Write an object whole. With `if_absent`, raise Conflict if it exists already."""
 
-    def get(self, key: str) -> bytes:
-        """Read an object whole. Raises ArtifactNotFound."""
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
+        """Read an object whole, or `size` bytes from `start` on (fewer where it ends before). Raises ArtifactNotFound."""
 
-    def download(self, key: str, path: Path) -> None:
-        """Read an object into a file, which appears complete or not at all. Raises ArtifactNotFound."""
+    def download(self, key: str, path: Path) -> str:
+        """Read an object into a file, which appears complete or not at all. Returns the sha256 (hex) of its bytes. Raises ArtifactNotFound."""
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Size and time of an object; None where there is none."""
@@ -53,8 +53,8 @@ class ArtifactStore(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`, in key order."""
 
-    def delete(self, key: str) -> None:
-        """Remove an object; removing what is not there is no error."""
+    def delete(self, *keys: str) -> None:
+        """Remove objects; removing what is not there is no error. Where it fails, some may be gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from foundry_ray.config import Settings
+from foundry_ray.config import Settings, StoreConfig
 from foundry_ray.config import settings as read_settings
 from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import ArtifactStore, Clock
@@ -20,11 +20,11 @@ __all__ = ["open_store"]
 _HINT = "write `store: embedded`, `store: file:///path` or `store: s3://bucket/prefix`."
 
 
-def open_store(uri: str, *, settings: Settings | None = None, probe: bool = True, clock: Clock | None = None) -> ArtifactStore:
+def open_store(store: str | StoreConfig, *, settings: Settings | None = None, probe: bool = True, clock: Clock | None = None) -> ArtifactStore:
     """The store behind a URI: `embedded` (started where it does not run), `file:///path` or `s3://bucket/prefix`.
 
     Args:
-        uri: The pipeline's `store:`. An `s3://` store takes endpoint and credentials from the standard AWS settings
+        store: The pipeline's `store:`, or its URI. An `s3://` store takes endpoint and credentials from the standard AWS settings
             (AWS_ENDPOINT_URL, AWS_PROFILE, AWS_ACCESS_KEY_ID, ...).
         settings: FOUNDRY_HOME and the retry budget; the environment's where absent.
         probe: Check now that an `s3://` store answers, accepts the credentials, has the bucket and honours create-only writes.
@@ -37,6 +37,8 @@ def open_store(uri: str, *, settings: Settings | None = None, probe: bool = True
         StoreError: The server overwrites where it was asked to create only.
     """
     settings = settings or read_settings()
+    config = StoreConfig(uri=store) if isinstance(store, str) else store
+    uri = config.uri
     if uri == "embedded":
         return _open_embedded(settings, clock)
     try:

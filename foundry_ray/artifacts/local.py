@@ -6,11 +6,12 @@ fails where the name exists) to its place; the folder is fsynced too. So an obje
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from foundry_ray.artifacts.keys import check_key, check_prefix
@@ -57,20 +58,25 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
             _sync_folder(target.parent)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
         path = self._path(key)
-        with self._translated("read", key):
-            return path.read_bytes()
+        with self._translated("read", key), path.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path) -> str:
         source = self._path(key)
         temporary = path.with_name(f"~{uuid.uuid4().hex}")
         with self._translated("read", key), source.open("rb") as stream:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                digest = hashlib.sha256()
                 with temporary.open("xb") as copy:
-                    shutil.copyfileobj(stream, copy, _COPY_BYTES)
+                    while chunk := stream.read(_COPY_BYTES):
+                        digest.update(chunk)
+                        copy.write(chunk)
                 temporary.replace(path)
+                return digest.hexdigest()
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -88,13 +94,11 @@ class LocalStore:
         with self._translated("list", prefix):
             yield from self._walk(prefix.rpartition("/")[0], prefix)
 
-    def delete(self, key: str) -> None:
-        path = self._path(key)
-        with self._translated("delete", key):
-            try:
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            path = self._path(key)
+            with self._translated("delete", key), suppress(NotADirectoryError):
                 path.unlink(missing_ok=True)
-            except NotADirectoryError:
-                return
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)

@@ -62,17 +62,17 @@ class Retrying:
 
         self._call(write)
 
-    def get(self, key: str) -> bytes:
-        return self._call(lambda: self.inner.get(key))
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
+        return self._call(lambda: self.inner.get(key, start=start, size=size))
 
-    def download(self, key: str, path: Path) -> None:
-        self._call(lambda: self.inner.download(key, path))
+    def download(self, key: str, path: Path) -> str:
+        return self._call(lambda: self.inner.download(key, path))
 
     def stat(self, key: str) -> ObjectInfo | None:
         return self._call(lambda: self.inner.stat(key))
 
-    def delete(self, key: str) -> None:
-        self._call(lambda: self.inner.delete(key))
+    def delete(self, *keys: str) -> None:
+        self._call(lambda: self.inner.delete(*keys))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         last = ""

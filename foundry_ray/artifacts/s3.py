@@ -9,6 +9,7 @@ Bodies are signed on plain http to other machines; loopback and https carry unsi
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import threading
@@ -32,6 +33,7 @@ _PART_BYTES = 16 << 20
 _TIMEOUTS_S = {"connect_timeout": 3, "read_timeout": 60}
 _DENIED = {"401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
 _EXISTS = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
+_BEYOND_END = {"416", "InvalidRange"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _PASSING = {"429", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests"}
 _clients: dict[tuple[int, Endpoint], Any] = {}
@@ -106,21 +108,33 @@ class S3Store:
                 etag = self._put_once(target, source, key, if_absent)
             self._verify_size(target, key, size, etag)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
         target = self._target(key)
+        if size == 0:
+            return b""
+        if start or size is not None:
+            target["Range"] = f"bytes={start}-{'' if size is None else start + size - 1}"
         with self._translated("read", key):
-            with self.client().get_object(**target)["Body"] as body:
-                data: bytes = body.read()
+            try:
+                with self.client().get_object(**target)["Body"] as body:
+                    data: bytes = body.read()
+            except self.client().exceptions.ClientError as error:
+                if _code(error) in _BEYOND_END:
+                    return b""
+                raise
             return data
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path) -> str:
         target = self._target(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"~{uuid.uuid4().hex}")
         try:
             with self._translated("read", key), temporary.open("xb") as stream:
                 self.client().download_fileobj(**target, Fileobj=stream, Config=_transfer_config())
+            with temporary.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
             temporary.replace(path)
+            return digest
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -145,13 +159,11 @@ class S3Store:
         # Some servers list folder by folder, so that `a/x` comes before `a-b`.
         return iter(sorted(found, key=lambda info: info.key))
 
-    def delete(self, key: str) -> None:
-        target = self._target(key)
-        try:
-            with self._translated("delete", key):
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            target = self._target(key)
+            with suppress(ArtifactNotFound), self._translated("delete", key):
                 self.client().delete_object(**target)
-        except ArtifactNotFound:
-            return
 
     def open_bucket(self, *, create: bool) -> None:
         """Check that the server answers, accepts the credentials and has the bucket.

@@ -41,7 +41,7 @@ def submit(
         config,
         overrides=tuple(set_ or ()),
         scale=scale,
-        store=store or config.store,
+        store=store,
         address=address,
         settings=settings(),
         clock=SystemClock(),

@@ -33,7 +33,7 @@ def _set_json(value: bool) -> bool:
 
 
 JsonOption = Annotated[bool, typer.Option("--json", callback=_set_json, is_eager=True, help="One JSON document on stdout, logs on stderr.")]
-StoreOption = Annotated[str | None, typer.Option("--store", metavar="URI", help="embedded, file:///path or s3://bucket/prefix.")]
+StoreOption = Annotated[str | None, typer.Option("--store", metavar="STORE", help="embedded, file:///path, s3://bucket/prefix, or a .yaml file.")]
 
 
 def emit(value: object, render: Callable[[], RenderableType]) -> None:

@@ -10,6 +10,7 @@ import typer
 from foundry_ray.cli.output import JsonOption, StoreOption, emit, on_interrupt, text
 
 if TYPE_CHECKING:
+    from foundry_ray.config import StoreConfig
     from foundry_ray.types import RunRecord
 
 PipelineArgument = Annotated[Path, typer.Argument(metavar="PIPELINE", help="A pipeline.yaml.")]
@@ -40,12 +41,12 @@ def plan(
     pipeline: PipelineArgument, scale: ScaleOption = None, set_: SetOption = None, store: StoreOption = None, json_output: JsonOption = False
 ) -> None:
     """Check a pipeline and say what would be reused, resumed or run, and why."""
-    from foundry_ray.config import load_config, settings
+    from foundry_ray.config import load_config, settings, store_config
     from foundry_ray.planning import open_existing, plan
     from foundry_ray.reporting.lists import plan_table
 
     config = load_config(pipeline, set_ or (), scale=scale)
-    with open_existing(store or config.store, settings()) as found:
+    with open_existing(store_config(store) if store else config.store, settings()) as found:
         planned = plan(config, store=found, settings=settings())
     emit(planned, lambda: plan_table(planned))
 
@@ -61,7 +62,7 @@ def run(
     json_output: JsonOption = False,
 ) -> None:
     """Run a pipeline: what is done is reused, what was interrupted goes on."""
-    from foundry_ray.config import load_config
+    from foundry_ray.config import load_config, store_config
     from foundry_ray.context import open_context
     from foundry_ray.pipeline import Pipeline
     from foundry_ray.planning import check, check_stages
@@ -69,12 +70,13 @@ def run(
     config = load_config(pipeline, set_ or (), scale=scale)
     check(config)
     check_stages(fresh or ())
-    config = config.model_copy(update={"store": store or config.store, "cluster": address or config.cluster})
+    config = config.model_copy(update={"store": store_config(store) if store else config.store, "cluster": address or config.cluster})
     with open_context(config.store, cluster=config.cluster, keep=keep, events=config.name) as context:
         context.limits = config.limits
         on_interrupt(f"foundry run {pipeline}")
         job = Pipeline(config=config, context=context)
-        record = job.run(fresh=fresh or (), source=str(pipeline), on_start=lambda run_id: on_interrupt(_resuming(run_id, config.store)))
+        named_by = store or str(pipeline)
+        record = job.run(fresh=fresh or (), source=str(pipeline), on_start=lambda run_id: on_interrupt(_resuming(run_id, config.store, named_by)))
         _finish(record)
 
 
@@ -88,16 +90,18 @@ def resume(
     from foundry_ray.context import open_context
     from foundry_ray.pipeline import resume
 
-    on_interrupt(_resuming(run, store))
+    on_interrupt(f"foundry resume {run}" + (f" --store {store}" if store else ""))
     with open_context(store, events=run) as context:
         _finish(resume(run, context=context, cluster=address))
 
 
-def _resuming(run: str, store: str | None) -> str:
-    """The command that goes on with a run: it names the store where another one would be looked into."""
-    from foundry_ray.config import settings
+def _resuming(run: str, store: StoreConfig, named_by: str) -> str:
+    """The command that goes on with a run: it names the store, or the file that describes it, where another one would be looked into."""
+    from foundry_ray.config import StoreConfig, settings
 
-    return f"foundry resume {run}" + (f" --store {store}" if store not in (None, settings().store) else "")
+    if store == settings().store:
+        return f"foundry resume {run}"
+    return f"foundry resume {run} --store {store if store == StoreConfig(uri=store.uri) else named_by}"
 
 
 def _finish(record: RunRecord) -> None:

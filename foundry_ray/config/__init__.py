@@ -4,8 +4,9 @@ Decides: keys, defaults, ranges, units, what `scale` does, which fields are sema
 """
 
 from foundry_ray.config.environment import Settings, settings
-from foundry_ray.config.loading import load_config, parse_params, read_yaml, semantic, validate
+from foundry_ray.config.loading import load_config, parse_params, read_yaml, semantic, store_config, validate
 from foundry_ray.config.scale import apply_scale
+from foundry_ray.config.section import Section
 from foundry_ray.config.sections import (
     BudgetConfig,
     CleanConfig,
@@ -19,7 +20,6 @@ from foundry_ray.config.sections import (
     PipelineConfig,
     SchedulerConfig,
     SearchConfig,
-    Section,
     ServeConfig,
     SloConfig,
     SplitConfig,
@@ -27,6 +27,7 @@ from foundry_ray.config.sections import (
     TeacherConfig,
     TrainConfig,
 )
+from foundry_ray.config.store import RetentionConfig, StoreConfig, StoreField
 
 __all__ = [
     "BudgetConfig",
@@ -39,6 +40,7 @@ __all__ = [
     "ModelConfig",
     "ObjectiveConfig",
     "PipelineConfig",
+    "RetentionConfig",
     "SchedulerConfig",
     "SearchConfig",
     "Section",
@@ -46,6 +48,8 @@ __all__ = [
     "Settings",
     "SloConfig",
     "SplitConfig",
+    "StoreConfig",
+    "StoreField",
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
@@ -55,5 +59,6 @@ __all__ = [
     "read_yaml",
     "semantic",
     "settings",
+    "store_config",
     "validate",
 ]

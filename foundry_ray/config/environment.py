@@ -8,7 +8,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from foundry_ray.config.sections import Section
+from foundry_ray.config.loading import store_config
+from foundry_ray.config.section import Section
+from foundry_ray.config.store import StoreConfig, StoreField
 from foundry_ray.errors import OutOfRange
 
 
@@ -16,7 +18,7 @@ class Settings(Section):
     """What the environment says."""
 
     home: Path = Field(Path(".foundry"), description="FOUNDRY_HOME: local state, daemons, fetched data sets.")
-    store: str = Field("embedded", description="FOUNDRY_STORE: the store of commands that name none.")
+    store: StoreField = Field(StoreConfig(), description="FOUNDRY_STORE: the store of commands that name none, a URI or a .yaml file.")
     ray_address: str | None = Field(None, description="RAY_ADDRESS inside a Ray job.")
     is_inside_job: bool = Field(False, description="Whether this process was started by `foundry submit`.")
     token_path: Path | None = Field(None, description="FOUNDRY_TOKEN_PATH: the file with the token of a remote cluster.")
@@ -31,7 +33,7 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
     token = env.get("FOUNDRY_TOKEN_PATH")
     return Settings(
         home=Path(env.get("FOUNDRY_HOME", ".foundry")).absolute(),
-        store=env.get("FOUNDRY_STORE", "embedded"),
+        store=store_config(env.get("FOUNDRY_STORE", "embedded")),
         ray_address=env.get("RAY_ADDRESS"),
         is_inside_job="FOUNDRY_JOB" in env,
         token_path=Path(token) if token else None,

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from foundry_ray.config.scale import apply_scale
 from foundry_ray.config.sections import PipelineConfig
+from foundry_ray.config.store import StoreConfig
 from foundry_ray.documents import Json, Scalar
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, UnknownKey
 
@@ -27,6 +28,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, scale: str |
         ConfigError: The file is missing or is not YAML.
     """
     document = read_yaml(Path(path))
+    if isinstance(document.get("store"), str):  # so that an override can name a key of the section
+        document["store"] = {"uri": document["store"]}
     for override in overrides:
         _set(document, override)
     if scale is not None:
@@ -51,6 +54,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds a {type(document).__name__}, wanted a mapping of sections.", hint="`foundry schema` prints what is allowed.")
     return document
+
+
+def store_config(text: str) -> StoreConfig:
+    """What `--store` and FOUNDRY_STORE name: a URI, or a .yaml file that holds the mapping form, alone or as `store:` of a pipeline.
+
+    Raises:
+        ConfigError: The file is missing, or is wrong.
+    """
+    if not text.endswith((".yaml", ".yml")) or "://" in text:
+        return StoreConfig(uri=text)
+    document = read_yaml(Path(text))
+    section = document.get("store", document)
+    return validate(StoreConfig, {"uri": section} if isinstance(section, str) else section, where=text)
 
 
 M = typing.TypeVar("M", bound=BaseModel)

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic.config import JsonDict
+
+from foundry_ray.config.section import Section
+from foundry_ray.config.store import StoreConfig, StoreField
 
 Scale = Literal["smoke", "small", "full"]
 _EXECUTION: JsonDict = {"execution": True}
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class SplitConfig(Section):
@@ -219,7 +216,7 @@ class PipelineConfig(Section):
         "small", description="smoke: a check in a minute; small: as written; full: 2x epochs, 3x trials.", json_schema_extra=_EXECUTION
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Every other seed derives from this one.")
-    store: str = Field("embedded", description="embedded, file:///path or s3://bucket/prefix.", json_schema_extra=_EXECUTION)
+    store: StoreField = Field(StoreConfig(), description="Where everything is kept: a URI, or `uri` and settings.", json_schema_extra=_EXECUTION)
     cluster: str = Field("local", description="local, a file of cluster/, or an address.", json_schema_extra=_EXECUTION)
     data: DataConfig = Field(description="The data set.")
     task: str = Field("image_classification", description="A registered task.")

@@ -178,7 +178,7 @@ def _dashboard(address: str, settings: Settings, clock: Clock | None = None) -> 
 def _check_store(package: Package, dashboard: Dashboard) -> bool:
     """Whether the cluster is this machine. Raises ConfigError where it is not and the store is."""
     is_here = dashboard.is_this_machine()
-    if not is_here and not package.store.startswith("s3://"):
+    if not is_here and not package.store.uri.startswith("s3://"):
         raise ConfigError(
             f"The store is {package.store}, which only this machine has, but the job runs at {dashboard.url}.",
             hint="use a store that both reach: `--store s3://bucket/prefix`.",

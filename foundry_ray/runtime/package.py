@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foundry_ray.config import PipelineConfig
+from foundry_ray.config import PipelineConfig, StoreConfig, store_config
 from foundry_ray.errors import ConfigError
 
 _PIPELINE = "pipeline.yaml"
@@ -34,7 +34,7 @@ class Package:
 
     content: bytes
     arguments: tuple[str, ...]
-    store: str
+    store: StoreConfig
     local_paths: tuple[str, ...] = ()
 
     @property
@@ -63,10 +63,13 @@ def pack(pipeline: Path, config: PipelineConfig, *, store: str | None, overrides
     paths = _data_paths(config, changed)
     arguments = [_PIPELINE, *(part for override in changed for part in ("--set", override))]
     arguments += ["--scale", scale] if scale else []
+    chosen = store_config(store) if store else config.store
+    if store and Path(store).is_file():  # it travels under another name, since the pipeline may have the same one
+        files["store.yaml"], store = _read(Path(store)), "store.yaml"
     arguments += ["--store", store] if store else []
     for name, text in {**{name: data.decode(errors="replace") for name, data in files.items()}, "the command line": "\n".join(arguments)}.items():
         _refuse_credentials(name, text)
-    return Package(content=_archive(files), arguments=tuple(arguments), store=store or config.store, local_paths=paths)
+    return Package(content=_archive(files), arguments=tuple(arguments), store=chosen, local_paths=paths)
 
 
 def _data_paths(config: PipelineConfig, changed: list[str]) -> tuple[str, ...]:

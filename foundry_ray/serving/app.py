@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from foundry_ray import __version__
-from foundry_ray.config import Section, ServeConfig, Settings, validate
+from foundry_ray.config import Section, ServeConfig, Settings, StoreConfig, StoreField, validate
 from foundry_ray.errors import ReplicaUnhealthy
 from foundry_ray.serving import protocol
 from foundry_ray.serving.batching import Batcher
@@ -129,7 +129,7 @@ class AppArgs(Section):
     """The `args:` of an application in a Serve config file."""
 
     model: str = Field(description="`name@alias`, `name:version` or `name`; resolved when the file is deployed.")
-    store: str = Field("embedded", description="embedded, file:///path or s3://bucket/prefix.")
+    store: StoreField = Field(StoreConfig(), description="The store: a URI, or a mapping with `uri` and settings.")
     home: str = Field(".foundry", description="FOUNDRY_HOME on the machines of the cluster.")
     serve: ServeConfig = Field(ServeConfig(), description="As `serve:` of a pipeline; the port is Serve's own.")
 
@@ -147,4 +147,4 @@ def build(args: dict[str, Json]) -> Application:
     parsed = validate(AppArgs, args, where="args")
     settings = Settings(home=Path(parsed.home).absolute())
     store = open_store(parsed.store, settings=settings)
-    return application(spec_of(registry.resolve(store, parsed.model), parsed.serve, store=store, settings=settings))
+    return application(spec_of(registry.resolve(store, parsed.model), parsed.serve, store=parsed.store, settings=settings))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from foundry_ray.config import LimitsConfig, ServeConfig, Settings
+from foundry_ray.config import LimitsConfig, ServeConfig, Settings, StoreConfig
 from foundry_ray.errors import DeployTimeout, FoundryError, ReplicaUnhealthy, RolloutRejected, ServingError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.serving.client import Client
@@ -39,6 +39,7 @@ def deploy(
     *,
     limits: LimitsConfig,
     store: ArtifactStore,
+    store_config: StoreConfig,
     settings: Settings,
     session: Session,
     clock: Clock,
@@ -55,7 +56,7 @@ def deploy(
     """
     if config.cpus_per_replica:
         session.require({"CPU": config.num_replicas * config.cpus_per_replica}, "serve.num_replicas x serve.cpus_per_replica")
-    spec = spec_of(entry, config, store=store, settings=settings)
+    spec = spec_of(entry, config, store=store_config, settings=settings)
     rollout = Rollout(RayServe(), clock=clock, reporter=reporter, timeout_s=limits.deploy_timeout_s)
     return rollout.deploy(spec, _check_here(spec, store, reporter), port=config.port, slo_p95_ms=config.slo.p95_ms)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from foundry_ray.config import Section, ServeConfig, Settings
+from foundry_ray.config import Section, ServeConfig, Settings, StoreConfig, StoreField
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.types import RegistryEntry
 
@@ -20,7 +20,7 @@ class ReplicaSpec(Section):
     name: str = Field(description="Registered name; also that of the application and its route.")
     version: int = Field(ge=1, description="Registered version.")
     model: str = Field(description="Key of the model's manifest in the store.")
-    store: str = Field(description="URI of the store, without credentials.")
+    store: StoreField = Field(description="The store, without credentials.")
     home: str = Field(description="FOUNDRY_HOME on the machines of the cluster.")
     threads: int = Field(1, ge=1, le=256, description="Threads inside one operator.")
     num_replicas: int = Field(1, ge=1, le=4096, description="Replicas.")
@@ -29,13 +29,13 @@ class ReplicaSpec(Section):
     batch_size: int = Field(32, ge=1, le=4096, description="Most queued requests that one forward pass takes.")
 
 
-def spec_of(entry: RegistryEntry, config: ServeConfig, *, store: ArtifactStore, settings: Settings) -> ReplicaSpec:
+def spec_of(entry: RegistryEntry, config: ServeConfig, *, store: StoreConfig, settings: Settings) -> ReplicaSpec:
     """The spec that serves this registered version as `config` says."""
     return ReplicaSpec(
         name=entry.name,
         version=entry.version,
         model=entry.model.artifact.key,
-        store=store.uri,
+        store=store,
         home=str(settings.home),
         threads=config.threads or 1,
         num_replicas=config.num_replicas,

@@ -9,6 +9,7 @@ The store may hold other objects already: every test works under a prefix of its
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import threading
 import uuid
@@ -60,9 +61,14 @@ class StoreContract:
         source, target = files / "source", files / "target"
         source.write_bytes(b"ab" * (_BIG_BYTES // 2))
         store.put(f"{folder}/file", source)
-        store.download(f"{folder}/file", target)
+        assert store.download(f"{folder}/file", target) == hashlib.sha256(source.read_bytes()).hexdigest()
         assert target.read_bytes() == source.read_bytes()
         assert sorted(path.name for path in files.iterdir()) == ["source", "target"]
+
+    def test_a_range_of_an_object_is_read(self, store: ArtifactStore, folder: str) -> None:
+        store.put(f"{folder}/a", b"0123456789")
+        spans = [(0, 4), (3, 0), (4, None), (8, 5), (10, 1)]
+        assert [store.get(f"{folder}/a", start=start, size=size) for start, size in spans] == [b"0123", b"", b"456789", b"89", b""]
 
     def test_a_second_put_replaces_the_first(self, store: ArtifactStore, folder: str) -> None:
         store.put(f"{folder}/a", b"long first")
@@ -116,8 +122,10 @@ class StoreContract:
 
     def test_a_deleted_object_is_gone_and_deleting_again_is_no_error(self, store: ArtifactStore, folder: str) -> None:
         store.put(f"{folder}/a", b"1")
+        store.put(f"{folder}/b", b"1")
+        store.delete(f"{folder}/a", f"{folder}/b")
         store.delete(f"{folder}/a")
-        store.delete(f"{folder}/a")
+        assert list(store.list(f"{folder}/")) == []
         assert store.stat(f"{folder}/a") is None
         store.put(f"{folder}/a", b"2", if_absent=True)
 

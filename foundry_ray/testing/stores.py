@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,14 +31,17 @@ class MemoryStore:
             self.objects[key] = data
             self._written[key] = float(len(self._written))
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
         with self._lock:
             if key not in self.objects:
                 raise ArtifactNotFound(f"{key} is not in {self.uri}.", hint="`foundry runs list` shows what is there.", key=key)
-            return self.objects[key]
+            return self.objects[key][start : None if size is None else start + size]
 
-    def download(self, key: str, path: Path) -> None:
-        path.write_bytes(self.get(key))
+    def download(self, key: str, path: Path) -> str:
+        data = self.get(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
 
     def stat(self, key: str) -> ObjectInfo | None:
         with self._lock:
@@ -51,9 +55,10 @@ class MemoryStore:
             if info is not None:
                 yield info
 
-    def delete(self, key: str) -> None:
+    def delete(self, *keys: str) -> None:
         with self._lock:
-            self.objects.pop(key, None)
+            for key in keys:
+                self.objects.pop(key, None)
 
 
 class FailingStore:
@@ -82,13 +87,13 @@ class FailingStore:
         self._meet("put", key)
         self._inner.put(key, source, if_absent=if_absent)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
         self._meet("get", key)
-        return self._inner.get(key)
+        return self._inner.get(key, start=start, size=size)
 
-    def download(self, key: str, path: Path) -> None:
+    def download(self, key: str, path: Path) -> str:
         self._meet("download", key)
-        self._inner.download(key, path)
+        return self._inner.download(key, path)
 
     def stat(self, key: str) -> ObjectInfo | None:
         self._meet("stat", key)
@@ -98,6 +103,6 @@ class FailingStore:
         self._meet("list", prefix)
         return self._inner.list(prefix)
 
-    def delete(self, key: str) -> None:
-        self._meet("delete", key)
-        self._inner.delete(key)
+    def delete(self, *keys: str) -> None:
+        self._meet("delete", " ".join(keys))
+        self._inner.delete(*keys)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from foundry_ray.config import PipelineConfig, load_config, semantic, settings
+from foundry_ray.config import PipelineConfig, StoreConfig, load_config, semantic, settings, store_config, validate
 from foundry_ray.errors import ConfigError, OutOfRange, UnknownKey
 
 SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
@@ -88,9 +88,30 @@ def test_every_key_has_a_sentence(key: str, field: object) -> None:
 
 def test_the_environment_is_read_in_one_place(tmp_path: Path) -> None:
     found = settings({"FOUNDRY_HOME": str(tmp_path), "RAY_ADDRESS": "h:1", "FOUNDRY_JOB": "1", "FOUNDRY_STORE": "s3://b/p"})
-    assert (found.home, found.ray_address, found.is_inside_job, found.store) == (tmp_path, "h:1", True, "s3://b/p")
+    assert (found.home, found.ray_address, found.is_inside_job, found.store.uri) == (tmp_path, "h:1", True, "s3://b/p")
     package = SHIPPED.parent / "foundry_ray"
     readers = {
         path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text() or "os.getenv" in path.read_text()
     }
     assert {reader for reader in readers if not reader.startswith("testing/")} <= {"config/environment.py", "runtime/env.py"}
+
+
+def test_a_store_is_a_uri_or_a_section(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("name: a\ndata: {source: digits}\nstore: s3://b/p\n")
+    assert load_config(path).store == StoreConfig(uri="s3://b/p")
+    assert load_config(path, ["store.single_writer=true"]).store == StoreConfig(uri="s3://b/p", single_writer=True)
+    assert load_config(path, ["store=embedded"]).store == StoreConfig()
+
+
+def test_a_store_is_named_by_a_uri_a_store_file_or_a_pipeline(tmp_path: Path) -> None:
+    alone, pipeline = tmp_path / "store.yaml", tmp_path / "pipeline.yaml"
+    alone.write_text("uri: s3://b/p\nendpoint: https://minio.example:9000\n")
+    pipeline.write_text("name: a\nstore: file:///x\n")
+    assert [store_config(str(one)).uri for one in ("file:///y.yaml", alone, pipeline)] == ["file:///y.yaml", "s3://b/p", "file:///x"]
+
+
+@pytest.mark.parametrize("key", ["endpoint", "proxy"])
+def test_a_url_of_the_store_holds_no_credentials(key: str) -> None:
+    with pytest.raises(OutOfRange, match="holds credentials, which would end up in logs"):
+        validate(StoreConfig, {"uri": "s3://b", key: "https://me:secret@host"}, where="store")

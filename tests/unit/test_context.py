@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from foundry_ray.artifacts import embedded
-from foundry_ray.config import Settings
+from foundry_ray.config import Settings, StoreConfig
 from foundry_ray.context import Context, keep_services, stop_services
 from foundry_ray.errors import ConfigError
 from foundry_ray.planning import open_existing
@@ -68,7 +68,7 @@ def test_a_plan_does_not_stop_the_store_under_a_run(running: set[str], command: 
     running.clear()
     (settings.home / "store" / "data").mkdir(parents=True)
     monkeypatch.setattr("foundry_ray.artifacts.open_store", lambda uri, settings: running.add("store"))
-    with open_existing("embedded", settings):
+    with open_existing(StoreConfig(), settings):
         run = command().__enter__()
     assert running == {"store"}
     run.__exit__(None, None, None)
@@ -80,9 +80,9 @@ def test_a_cluster_of_other_machines_needs_a_store_that_they_reach(
 ) -> None:
     session = _Elsewhere()
     monkeypatch.setattr("foundry_ray.runtime.session.connect", lambda *args, **options: session)
-    monkeypatch.setattr("foundry_ray.artifacts.open_store", lambda uri, settings: uri)
+    monkeypatch.setattr("foundry_ray.artifacts.open_store", lambda store, settings: store.uri)
     folder, here, unused = (
-        Context(settings=settings, clock=clock, reporter=reporter, store_uri=uri) for uri in ("file:///x", "embedded", "embedded")
+        Context(settings=settings, clock=clock, reporter=reporter, store_config=StoreConfig(uri=uri)) for uri in ("file:///x", "embedded", "embedded")
     )
     assert (unused.session.is_open, folder.store, here.store) == (True, "file:///x", "embedded")
     assert folder.session.is_open

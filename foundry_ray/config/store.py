@@ -1,0 +1,93 @@
+"""The `store:` of a pipeline: where everything is kept, and how that endpoint wants to be talked to.
+
+A URI alone is enough (`store: s3://bucket/prefix`); the mapping form adds what one endpoint needs. Nothing here is a secret: credentials
+come from the standard AWS chain, from the environment, or from a file of mode 0600 that `credentials_file` names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from foundry_ray.config.section import Section
+
+
+def _without_credentials(url: str | None) -> str | None:
+    if url is not None and "@" in urlsplit(url).netloc:
+        raise ValueError("the URL holds credentials, which would end up in logs; put them into the environment or into `credentials_file`")
+    return url
+
+
+_Url = Annotated[str | None, AfterValidator(_without_credentials)]
+
+
+class RetentionConfig(Section):
+    """What `foundry store gc` may remove although a run of the store still names it."""
+
+    checkpoints: Literal["all", "last", "none"] = Field(
+        "last",
+        description="Checkpoints of finished training that stay: all, the last one, or none. Unfinished training keeps all.",
+    )
+    trials: Literal["all", "front", "none"] = Field(
+        "front", description="Trial checkpoints of finished studies that stay: all, those of the front, or none."
+    )
+    runs_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days after which the record of a run that no registered version names expires; absent: never.",
+    )
+
+
+class StoreConfig(Section):
+    """Where everything is kept. All of it is execution. The keys from `endpoint` to `tags` are for `s3://` stores."""
+
+    uri: str = Field("embedded", description="embedded, file:///path or s3://bucket/prefix.")
+    endpoint: _Url = Field(None, description="URL of the S3 server; absent: AWS_ENDPOINT_URL, else AWS itself.")
+    region: str | None = Field(None, description="Region; absent: as AWS_REGION and AWS_PROFILE say.")
+    profile: str | None = Field(None, description="Profile of the AWS configuration files.")
+    credentials_file: Path | None = Field(
+        None,
+        description="An AWS credentials file (INI) that only its owner can read, on every machine that opens the store.",
+    )
+    addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto", description="Bucket in the path or in the host name; auto: path with an own endpoint, else virtual."
+    )
+    checksums: Literal["auto", "always", "when_required"] = Field(
+        "auto", description="Checksums in requests; auto: always, unless the endpoint refuses them when it is probed."
+    )
+    signing: Literal["auto", "payload", "headers"] = Field(
+        "auto",
+        description="What a signature covers; auto: headers on https and loopback (faster), the payload too elsewhere.",
+    )
+    verify_tls: bool = Field(True, description="Check the server's certificate.")
+    ca_bundle: Path | None = Field(None, description="PEM file of authorities to trust; absent: AWS_CA_BUNDLE, else the system's.")
+    proxy: _Url = Field(None, description="URL of an HTTP proxy; absent: HTTPS_PROXY and HTTP_PROXY.")
+    encryption: Literal["none", "AES256", "aws:kms"] = Field(
+        "none",
+        description="Server-side encryption that every write asks for; an endpoint that does not confirm it is refused.",
+    )
+    kms_key_id: str | None = Field(None, description="Key of aws:kms; absent: the account's default.")
+    tags: dict[str, str] = Field({}, description="Tags of every object, at most 10.", max_length=10)
+    single_writer: bool = Field(
+        False,
+        description="You promise that one process at a time writes: needed by endpoints without create-only writes.",
+    )
+    cache_bytes: int = Field(
+        10 << 30,
+        ge=0,
+        description="Most bytes of blobs of an s3:// store kept under FOUNDRY_HOME on each machine; 0: none.",
+    )
+    retention: RetentionConfig = Field(RetentionConfig(), description="What `foundry store gc` may remove.")
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+def _from_uri(value: object) -> object:
+    return {"uri": value} if isinstance(value, str) else value
+
+
+StoreField = Annotated[StoreConfig, BeforeValidator(_from_uri, json_schema_input_type=str | StoreConfig)]
