@@ -288,8 +288,32 @@ class EvaluationReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """What a registered version was made of: enough to make it again. Keys are relative to the store.
+
+    `config` is the resolved pipeline; `stages` maps each stage to its key; `trial` is the chosen one with its parameters, recipe, curve and
+    seed; `versions` are those of the libraries, `code` identifies the sources: foundry's version, the commit of the working folder, and
+    hashes of the user's own modules.
+    """
+
+    run_id: str
+    dataset_key: str
+    dataset_fingerprint: str
+    teacher: str
+    teacher_sha256: str
+    study_key: str
+    trial: Trial
+    config: Json
+    stages: Mapping[str, str]
+    seeds: Mapping[str, int]
+    versions: Mapping[str, str]
+    code: Mapping[str, str]
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryEntry:
-    """A registered version. `report` is the key of its evaluation report; aliases point at versions."""
+    """A registered version. `report` is the key of its evaluation report; aliases point at versions; tags are the user's own."""
 
     name: str
     version: int
@@ -299,6 +323,8 @@ class RegistryEntry:
     aliases: tuple[str, ...] = ()
     run_id: str = ""
     created_at: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    lineage: Lineage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,7 @@ def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 
 
 def _forget_clients() -> None:
-    s3._clients.clear()
+    s3.client._clients.clear()
 
 
 class TestEmbedded(StoreContract):

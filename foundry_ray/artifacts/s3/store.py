@@ -9,47 +9,27 @@ Bodies are signed on plain http to other machines; loopback and https carry unsi
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
-import os
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from foundry_ray.artifacts.keys import check_key, check_prefix
+from foundry_ray.artifacts.s3.client import PART_BYTES, Endpoint, client_of
+from foundry_ray.artifacts.s3.transfer import download, opened, upload
 from foundry_ray.errors import ArtifactNotFound, ConfigError, Conflict, StoreDenied, StoreError, StoreUnavailable
 from foundry_ray.protocols import ObjectInfo
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
-_PART_BYTES = 16 << 20
-_TIMEOUTS_S = {"connect_timeout": 3, "read_timeout": 60}
 _DENIED = {"401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
 _EXISTS = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
 _BEYOND_END = {"416", "InvalidRange"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _PASSING = {"429", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests"}
-_clients: dict[tuple[int, Endpoint], Any] = {}
-_clients_lock = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """Where a server listens and who asks. Everything absent: boto3's own chain (AWS_ENDPOINT_URL, AWS_PROFILE, instance role, ...)."""
-
-    url: str | None = None
-    access_key: str | None = field(default=None, repr=False)
-    secret_key: str | None = field(default=None, repr=False)
-    region: str | None = None
-    is_unsigned: bool = False
-    has_checksums: bool = False
 
 
 class S3Store:
@@ -88,7 +68,7 @@ class S3Store:
 
     def client(self) -> Any:
         """The process's boto3 client of this endpoint."""
-        return _client(self.endpoint())
+        return client_of(self.endpoint())
 
     def __repr__(self) -> str:
         return f"S3Store({self._uri})"
@@ -100,9 +80,8 @@ class S3Store:
         target = self._target(key)
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         with self._translated("write", key):
-            if size >= _PART_BYTES and not if_absent:
-                with _opened(source) as stream:
-                    self.client().upload_fileobj(stream, **target, Config=_transfer_config())
+            if size >= PART_BYTES and not if_absent:
+                upload(self.client(), target, source)
                 etag = None
             else:
                 etag = self._put_once(target, source, key, if_absent)
@@ -129,10 +108,8 @@ class S3Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"~{uuid.uuid4().hex}")
         try:
-            with self._translated("read", key), temporary.open("xb") as stream:
-                self.client().download_fileobj(**target, Fileobj=stream, Config=_transfer_config())
-            with temporary.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            with self._translated("read", key):
+                digest = download(self.client(), target, temporary)
             temporary.replace(path)
             return digest
         finally:
@@ -203,7 +180,7 @@ class S3Store:
         from botocore.exceptions import ClientError
 
         condition = {"IfNoneMatch": "*"} if if_absent else {}
-        with _opened(source) as stream:
+        with opened(source) as stream:
             try:
                 answer = self.client().put_object(**target, **condition, Body=stream)
             except ClientError as error:
@@ -284,63 +261,3 @@ class S3Store:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-@contextmanager
-def _opened(source: bytes | Path) -> Iterator[IO[bytes]]:
-    with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        yield stream
-
-
-def _client(endpoint: Endpoint) -> Any:
-    mark = (os.getpid(), endpoint)  # a client does not survive a fork
-    with _clients_lock:
-        if mark not in _clients:
-            _clients[mark] = _make_client(endpoint)
-        return _clients[mark]
-
-
-def _make_client(endpoint: Endpoint) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    signing = {"payload_signing_enabled": False} if endpoint.is_unsigned else {}
-    checksums = "when_supported" if endpoint.has_checksums else "when_required"
-    options: dict[str, Any] = {
-        "s3": {"addressing_style": "path", **signing},
-        "max_pool_connections": 32,
-        "retries": {"total_max_attempts": 2, "mode": "standard"},
-        "request_checksum_calculation": checksums,
-        "response_checksum_validation": checksums,
-        **_TIMEOUTS_S,
-    }
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint.url,
-        aws_access_key_id=endpoint.access_key,
-        aws_secret_access_key=endpoint.secret_key,
-        region_name=endpoint.region,
-        config=Config(**options),
-    )
-    if not endpoint.is_unsigned and _is_private_path(client.meta.endpoint_url):
-        return _make_client(replace(endpoint, is_unsigned=True))
-    return client
-
-
-def _is_private_path(url: str) -> bool:
-    parts = urlsplit(url)
-    if parts.scheme == "https" or parts.hostname == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False
-
-
-def _transfer_config() -> Any:
-    from boto3.s3.transfer import TransferConfig
-
-    # "classic": the CRT client ignores endpoint_url and goes to AWS (boto3 issue 4839).
-    return TransferConfig(
-        multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4, io_chunksize=1 << 20, preferred_transfer_client="classic"
-    )
