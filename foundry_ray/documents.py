@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types as builtin_types
 import typing
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Scalar: TypeAlias = "bool | int | float | str"
 T = TypeVar("T")
+_MAX_DEPTH = 100  # foundry's own documents have at most a dozen levels; walks that recurse hold this many
 
 
 def canonical_bytes(value: Json) -> bytes:
@@ -31,6 +33,43 @@ def canonical_bytes(value: Json) -> bytes:
 def canonical_sha256(value: Json) -> str:
     """Hex sha256 of `canonical_bytes`."""
     return hashlib.sha256(canonical_bytes(value)).hexdigest()
+
+
+def parse_json(data: bytes, *, what: str, hint: str = "`foundry store verify` says what is broken and what mends it.") -> Json:
+    """The JSON value that bytes from outside hold: finite numbers, and at most 100 levels deep.
+
+    Raises:
+        ArtifactCorrupt: They are no JSON, hold NaN or an infinity, or are nested deeper.
+    """
+    try:
+        value: Json = json.loads(data, parse_constant=_finite, parse_float=_finite)
+    except ValueError as error:
+        raise ArtifactCorrupt(f"{what} is not JSON: {error}.", hint=hint, key=what) from error
+    except RecursionError:
+        raise _too_deep(what, hint) from None
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [item for one in level for item in _inside(one) if isinstance(item, (dict, list))]
+        if not level:
+            return value
+    raise _too_deep(what, hint)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
+
+
+def _inside(value: Json) -> typing.Iterable[Json]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _too_deep(what: str, hint: str) -> ArtifactCorrupt:
+    return ArtifactCorrupt(f"{what} is nested deeper than {_MAX_DEPTH} levels.", hint=hint, key=what)
 
 
 def to_json(value: object) -> Json:

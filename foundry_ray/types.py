@@ -16,6 +16,7 @@ from foundry_ray.documents import Scalar as Scalar
 from foundry_ray.documents import canonical_bytes as canonical_bytes
 from foundry_ray.documents import canonical_sha256 as canonical_sha256
 from foundry_ray.documents import from_json as from_json
+from foundry_ray.documents import parse_json as parse_json
 from foundry_ray.documents import to_json as to_json
 
 Mode = Literal["max", "min"]
