@@ -19,7 +19,19 @@ from foundry_ray.config import PipelineConfig, ServeConfig, StoreConfig, validat
 from foundry_ray.context import Context, open_context
 from foundry_ray.runlog import find_run, new_run_id
 from foundry_ray.stages import StageRunner, library_versions, utc
-from foundry_ray.types import DatasetRef, Endpoint, EvaluationReport, Json, ModelArtifact, RegistryEntry, RunRecord, RunStatus, StudyResult, to_json
+from foundry_ray.types import (
+    DatasetRef,
+    Endpoint,
+    EvaluationReport,
+    Json,
+    ModelArtifact,
+    RegistryEntry,
+    RunRecord,
+    RunStatus,
+    StudyResult,
+    Trial,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from foundry_ray.search.study import StudyContext
@@ -65,7 +77,7 @@ class Pipeline:
         study = stages.do("search", result_key, lambda: self.search(dataset, teacher, study_key), StudyResult, progress_key=study_key)
 
         student_key = keys.student(config, study)
-        student = stages.do("student", student_key, lambda: self.make_student(dataset, teacher, study, student_key), ModelArtifact)
+        student = stages.do("student", student_key, lambda: self.make_student(dataset, teacher, study.chosen_trial, student_key), ModelArtifact)
 
         report_key = keys.evaluation(config, dataset, teacher, student)
         report = stages.do("evaluation", report_key, lambda: self.evaluate(dataset, teacher, student), EvaluationReport)
@@ -133,8 +145,8 @@ class Pipeline:
             self._study_context(dataset, teacher), study_key=study_key, clock=context.clock, reporter=context.reporter, session=context.session
         )
 
-    def make_student(self, dataset: DatasetRef, teacher: ModelArtifact, study: StudyResult, stage_key: str) -> ModelArtifact:
-        """Continue the chosen trial to its full budget, then quantize, export and prove parity."""
+    def make_student(self, dataset: DatasetRef, teacher: ModelArtifact, trial: Trial, stage_key: str) -> ModelArtifact:
+        """Continue a trial to its full budget, then quantize, export and prove parity."""
         from foundry_ray.student import make_student
 
         context = self.context
@@ -142,7 +154,7 @@ class Pipeline:
         return context.session.call(
             make_student,
             self._study_context(dataset, teacher),
-            study.chosen_trial,
+            trial,
             stage_key=stage_key,
             clock=context.clock,
             num_cpus=1,

@@ -49,11 +49,31 @@ def open_test(ref: DatasetRef, *, store: ArtifactStore, frozen_sha256: str, cloc
     Raises:
         DataError: `frozen_sha256` is no sha256 of an artifact.
     """
+    log_opening(ref, store=store, frozen_sha256=frozen_sha256, clock=clock)
+    return _read(ref, "test", store)
+
+
+def log_opening(ref: DatasetRef, *, store: ArtifactStore, frozen_sha256: str, clock: Clock) -> None:
+    """Write down that test is read for a candidate: `open_test` does, and whoever works on a copy tells the store that the copy is of.
+
+    Raises:
+        DataError: `frozen_sha256` is no sha256 of an artifact.
+    """
+    from foundry_ray.artifacts.manifests import put_json
+
     if not re.fullmatch(r"[0-9a-f]{64}", frozen_sha256):
         message = f"test opens for a frozen model, but got {frozen_sha256!r}, wanted the sha256 of its artifact."
         raise DataError(message, hint="publish the model first.")
-    _log_opening(ref, store, frozen_sha256, clock)
-    return _read(ref, "test", store)
+    prefix = f"{_log_of(ref)}{frozen_sha256}/"
+    number = sum(1 for _ in store.list(prefix))
+    while True:
+        opening: Json = {"format_version": FORMAT_VERSION, "candidate": frozen_sha256, "opened_at_s": clock.now_s()}
+        try:
+            put_json(store, f"{prefix}{number:06d}.json", opening, if_absent=True)
+        except Conflict:
+            number += 1
+        else:
+            return
 
 
 def num_test_openings(ref: DatasetRef, store: ArtifactStore) -> int:
@@ -63,21 +83,6 @@ def num_test_openings(ref: DatasetRef, store: ArtifactStore) -> int:
 
 def _log_of(ref: DatasetRef) -> str:
     return f"test_openings/{ref.fingerprint}/"
-
-
-def _log_opening(ref: DatasetRef, store: ArtifactStore, candidate: str, clock: Clock) -> None:
-    from foundry_ray.artifacts.manifests import put_json
-
-    prefix = f"{_log_of(ref)}{candidate}/"
-    number = sum(1 for _ in store.list(prefix))
-    while True:
-        opening: Json = {"format_version": FORMAT_VERSION, "candidate": candidate, "opened_at_s": clock.now_s()}
-        try:
-            put_json(store, f"{prefix}{number:06d}.json", opening, if_absent=True)
-        except Conflict:
-            number += 1
-        else:
-            return
 
 
 def _read(ref: DatasetRef, name: str, store: ArtifactStore) -> Split:
