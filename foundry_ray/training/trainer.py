@@ -29,7 +29,7 @@ from foundry_ray.training.checkpoint import Checkpoint
 from foundry_ray.training.failures import FailureFacts, FailureKind, RankCrashed, RankFailure, decide
 from foundry_ray.training.progress import Listener, StoreReporter
 from foundry_ray.training.rank import WEIGHTS, Metrics, RankJob, best_epoch, curve_of, train_rank
-from foundry_ray.types import CompressionRecipe, DatasetRef, Json, ModelArtifact
+from foundry_ray.types import CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,10 +143,9 @@ def _train_on_ray(job: RankJob, session: RaySession, listener: Listener, *, sett
     session.require(_request(group), "teacher.workers")  # first: workers that do not exist need no batch
     _check_batches(job)
     facts = FailureFacts(failures=(), max_failures=job.config.max_failures)
-    for left in _scratch(settings).glob(f"train-{job.stage_key[:12]}-*"):  # of killed drivers: this one holds the stage's lease
-        shutil.rmtree(left, ignore_errors=True)
+    _sweep(job, settings)
     while True:
-        group = replace(group, attempt=f"{job.stage_key[:12]}-{uuid.uuid4().hex[:12]}")
+        group = replace(group, attempt=f"{_work_name(job)}-{uuid.uuid4().hex[:12]}")
         failures = _run_group(group, listener, settings=settings)
         listener.listen(group.attempt)
         if not failures:
@@ -228,6 +227,17 @@ def _fit_group(group: _Group, settings: Settings) -> tuple[RankFailure, ...]:
 
 def _scratch(settings: Settings) -> Path:
     return settings.home / "ray-train"
+
+
+def _sweep(job: RankJob, settings: Settings) -> None:
+    """Remove what killed drivers of this stage left: whoever gets here holds the stage's lease."""
+    for left in _scratch(settings).glob(f"train-{_work_name(job)}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _work_name(job: RankJob) -> str:
+    """Of the stage in its store: the same stage in another store has a lease of its own, and may run at the same time."""
+    return canonical_sha256([job.store.uri, job.stage_key])[:12]
 
 
 def _per_worker(group: _Group) -> dict[str, float]:

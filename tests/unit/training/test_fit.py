@@ -20,7 +20,7 @@ from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.training import checkpoint as checkpoints
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.rank import RankJob, _commit, best_epoch, train_rank
-from foundry_ray.training.trainer import fit
+from foundry_ray.training.trainer import _sweep, _work_name, fit
 from foundry_ray.types import DatasetRef, ModelArtifact
 
 TRAIN = TrainConfig(epochs=3, batch_size=16, lr=5e-3, precision="fp32", ema_decay=0.8)
@@ -162,3 +162,23 @@ def test_the_best_epoch_is_the_most_accurate_then_the_lowest_loss_then_the_earli
     curve = [{"accuracy": 0.9, "val_loss": 0.1}, {"accuracy": 0.95, "val_loss": 0.3}, {"accuracy": 0.95, "val_loss": 0.2}]
     assert best_epoch(curve, "accuracy") == 3
     assert best_epoch([*curve, {"accuracy": 0.95, "val_loss": 0.2}], "accuracy") == 3
+
+
+class _Elsewhere(MemoryStore):
+    @property
+    def uri(self) -> str:
+        return "memory://elsewhere"
+
+
+def test_the_scratch_of_the_same_stage_in_another_store_is_left_alone(settings: Settings) -> None:
+    stores = (MemoryStore(), _Elsewhere())
+    jobs = [
+        RankJob(config=CONFIG, task="image_classification", dataset=publish_bands(store), augment=(), seed=5, stage_key="k", store=store)
+        for store in stores
+    ]
+    mine, other = (settings.home / "ray-train" / f"train-{_work_name(job)}-dead" for job in jobs)
+    mine.mkdir(parents=True)
+    other.mkdir()
+    _sweep(jobs[0], settings)
+    assert not mine.exists()
+    assert other.exists()
