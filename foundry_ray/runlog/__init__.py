@@ -5,7 +5,7 @@ Reuse, resume and caching are this one mechanism: a stage's result lies under a 
 
 from foundry_ray.runlog.keys import plugin_source_sha256, stage_key
 from foundry_ray.runlog.leases import Lease, hold
-from foundry_ray.runlog.records import delete_run, find_run, list_runs, load_run, new_run_id, save_run
+from foundry_ray.runlog.records import delete_run, find_run, find_run_id, list_runs, load_run, new_run_id, save_run
 from foundry_ray.runlog.results import StageResult, commit_result, forget_result, read_result
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "commit_result",
     "delete_run",
     "find_run",
+    "find_run_id",
     "forget_result",
     "hold",
     "list_runs",

@@ -31,8 +31,7 @@ def load_run(store: ArtifactStore, run_id: str) -> RunRecord:
         document = get_json(store, key)
     except ArtifactNotFound as error:
         raise _unknown(store, run_id) from error
-    assert isinstance(document, dict)
-    return from_json(RunRecord, document.get("record"), what=key)
+    return from_json(RunRecord, document.get("record") if isinstance(document, dict) else None, what=key)
 
 
 def list_runs(store: ArtifactStore) -> Iterator[str]:
@@ -44,17 +43,22 @@ def list_runs(store: ArtifactStore) -> Iterator[str]:
 
 def find_run(store: ArtifactStore, name: str) -> RunRecord:
     """A run by its id, by an unambiguous beginning of it, or the most recent one by `latest`."""
+    return load_run(store, find_run_id(store, name))
+
+
+def find_run_id(store: ArtifactStore, name: str) -> str:
+    """As `find_run`, without reading the record, which may be unreadable. Raises ArtifactNotFound, or ConfigError for an ambiguous name."""
     runs = list(list_runs(store))
     if name == "latest" and runs:
-        return load_run(store, max(runs, key=lambda run_id: run_id.split("-")[-3:-1]))
+        return max(runs, key=lambda run_id: run_id.split("-")[-3:-1])
     if name in runs:
-        return load_run(store, name)
+        return name
     matches = [run_id for run_id in runs if run_id.startswith(name)]
     if len(matches) > 1:
         raise ConfigError(f"{name!r} is the beginning of {len(matches)} runs: {', '.join(matches[:3])}.", hint="write more of it, or `latest`.")
     if not matches:
         raise _unknown(store, name)  # without asking for it: a name may hold what no key can
-    return load_run(store, matches[0])
+    return matches[0]
 
 
 def _unknown(store: ArtifactStore, name: str) -> ArtifactNotFound:
@@ -64,6 +68,7 @@ def _unknown(store: ArtifactStore, name: str) -> ArtifactNotFound:
 
 def delete_run(store: ArtifactStore, run_id: str) -> None:
     """Remove the record. What the run made stays: other runs may use the same keys."""
-    load_run(store, run_id)
+    if store.stat(f"{_PREFIX}{run_id}/record.json") is None:
+        raise _unknown(store, run_id)
     for info in list(store.list(f"{_PREFIX}{run_id}/")):
         store.delete(info.key)
