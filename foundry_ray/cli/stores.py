@@ -1,10 +1,12 @@
-"""Commands on the embedded store: store serve, stop, status."""
+"""Commands on the store: serve, stop and status of the embedded one; verify and du of any."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from foundry_ray.cli.output import JsonOption, emit, text
+from foundry_ray.cli.output import JsonOption, StoreOption, emit, text
 
 
 def store_serve(json_output: JsonOption = False) -> None:
@@ -38,10 +40,48 @@ def store_status(json_output: JsonOption = False) -> None:
     emit({"running": state is not None, "store": state.public() if state else None}, text(shown))
 
 
+def store_verify(
+    name: Annotated[str, typer.Argument(metavar="[RUN|MODEL]", help="Look only at what this run or version needs.")] = "",
+    deep: Annotated[bool, typer.Option("--deep", help="Read and hash every file, not only the documents and the sizes.")] = False,
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Find what is missing, corrupt or orphaned in the store, what that breaks, and what mends it. Ends with 5 where something is broken."""
+    from foundry_ray.context import open_context
+    from foundry_ray.errors import ArtifactCorrupt
+    from foundry_ray.housekeeping.verify import check_store
+    from foundry_ray.reporting.housekeeping import check_table
+
+    with open_context(store) as context:
+        check = check_store(context.store, name=name, deep=deep, reporter=context.reporter)
+    emit(check, lambda: check_table(check))
+    if not check.is_sound:
+        raise typer.Exit(ArtifactCorrupt.exit_code)
+
+
+def store_du(
+    price_per_gb_month: Annotated[
+        float | None, typer.Option("--price-per-gb-month", min=0.0, metavar="USD", help="What a GB (2^30 bytes) costs a month; 0.023 if absent.")
+    ] = None,
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Say what the store holds, by kind and by run, and what that costs a month."""
+    from foundry_ray.context import open_context
+    from foundry_ray.housekeeping.usage import PRICE_PER_GB_MONTH, measure_usage
+    from foundry_ray.reporting.housekeeping import usage_table
+
+    with open_context(store) as context:
+        usage = measure_usage(context.store, price_per_gb_month=PRICE_PER_GB_MONTH if price_per_gb_month is None else price_per_gb_month)
+    emit(usage, lambda: usage_table(usage))
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    store = typer.Typer(help="The embedded S3 store.", no_args_is_help=True)
+    store = typer.Typer(help="The store: the embedded server, and what a store holds.", no_args_is_help=True)
     store.command("serve")(store_serve)
     store.command("stop")(store_stop)
     store.command("status")(store_status)
+    store.command("verify")(store_verify)
+    store.command("du")(store_du)
     app.add_typer(store, name="store")
