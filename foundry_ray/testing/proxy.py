@@ -16,7 +16,7 @@ import ssl
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -33,12 +33,19 @@ _OF_ONE_HOP = ("connection", "keep-alive", "expect", "transfer-encoding", "conte
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One request that reached the proxy. `at_s` is the clock's monotonic time; `status` what the client got, None where it was dropped."""
+    """One request that reached the proxy, without its body. `at_s` is monotonic; `status` what the client got, None where it was dropped."""
 
     at_s: float
-    operation: str
-    key: str
+    request: Request
     status: int | None
+
+    @property
+    def operation(self) -> str:
+        return self.request.operation
+
+    @property
+    def key(self) -> str:
+        return self.request.key
 
 
 class Proxy:
@@ -87,7 +94,7 @@ class Proxy:
             answer = self._onward(request)
         except (Dropped, OSError, http.client.HTTPException):
             answer = None
-        self.seen.append(Seen(at_s=at_s, operation=request.operation, key=request.key, status=answer.status if answer else None))
+        self.seen.append(Seen(at_s=at_s, request=replace(request, body=b""), status=answer.status if answer else None))
         return answer
 
 

@@ -26,6 +26,9 @@ class _Echo(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         self.server.bodies.append((length, body))
+        if len(body) < length:
+            self.close_connection = True
+            return
         facts = [self.command, self.path, self.headers.get("Host", ""), self.headers.get("X-Amz-Date", ""), body.decode()]
         answer = "\n".join(facts).encode()
         self.send_response(200)
