@@ -1,1 +1,0 @@
-"""A registered version made again from its lineage, and held against the original."""
