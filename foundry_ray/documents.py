@@ -1,12 +1,13 @@
 """The persisted form of a typed value: plain JSON, canonical bytes, and the way back.
 
-`to_json`/`from_json` are the one way in which values are persisted; every persisted document carries `format_version` and readers
-accept the version before. Knows dataclasses in general and none in particular.
+`to_json`/`from_json` are the one way in which values are persisted. Every persisted document carries `format_version`: the newest that its kind
+has (a dataclass says so by its default), and here is the one place that refuses a newer one. Knows dataclasses in general and none in particular.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -16,9 +17,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
-from foundry_ray.errors import ArtifactCorrupt
+from foundry_ray.errors import ArtifactCorrupt, StoreError
 
 FORMAT_VERSION = 1
+"""Of every kind of document that has not changed since the first release; the others have a number of their own."""
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Scalar: TypeAlias = "bool | int | float | str"
 T = TypeVar("T")
@@ -92,19 +94,75 @@ def from_json(cls: type[T], data: Json, *, what: str = "document") -> T:
 
     Raises:
         ArtifactCorrupt: `data` has not the shape of `cls`.
+        StoreError: `data`, or a part of it, has a newer `format_version` than `cls`.
     """
     try:
         return typing.cast(T, _decode(cls, data))
+    except _Newer as error:
+        raise _too_new(what, error) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactCorrupt(
             f"{what} is not a {cls.__name__}: {error}.", hint="`foundry doctor` checks the store; `--fresh STAGE` makes it again.", key=what
         ) from error
 
 
+def envelope(document: Json, *, what: str, newest: int = FORMAT_VERSION) -> dict[str, Json]:
+    """A document that wraps others (`{"format_version": 1, "record": ...}`), where this foundry can read it.
+
+    Raises:
+        ArtifactCorrupt: It is no JSON object, or its version is no number.
+        StoreError: It is of a newer foundry.
+    """
+    try:
+        if not isinstance(document, dict):
+            raise TypeError(f"got {type(document).__name__}, wanted an object")
+        _check_version(document.get("format_version", newest), newest)
+    except _Newer as error:
+        raise _too_new(what, error) from None
+    except TypeError as error:
+        raise ArtifactCorrupt(f"{what} is not a document: {error}.", hint="`foundry doctor` checks the store.", key=what) from error
+    return document
+
+
+class _Newer(Exception):
+    """A document, or a part of one, whose version only a newer foundry knows."""
+
+    def __init__(self, version: int, newest: int) -> None:
+        super().__init__(version, newest)
+        self.version = version
+        self.newest = newest
+
+
+def _check_version(version: object, newest: int) -> None:
+    if type(version) is not int or version < 1:
+        raise TypeError(f"format_version is {version!r}, wanted a number from 1 on")
+    if version > newest:
+        raise _Newer(version, newest)
+
+
+def _too_new(what: str, found: _Newer) -> StoreError:
+    message = f"{what} has format_version {found.version}, this foundry reads up to {found.newest}."
+    return StoreError(message, hint="`pip install -U foundry-ray`.")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, typing.Any]:
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _newest(cls: typing.Any) -> int | None:
+    """The newest `format_version` that a dataclass stands for; None where it carries none."""
+    return next((typing.cast(int, item.default) for item in dataclasses.fields(cls) if item.name == "format_version"), None)
+
+
 def _decode(kind: typing.Any, data: typing.Any) -> object:
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
+        newest = _newest(kind)
+        if newest is not None and isinstance(data, dict):
+            _check_version(data.get("format_version", newest), newest)
+        hints = _hints(kind)
         return kind(**{item.name: _decode(hints[item.name], data[item.name]) for item in dataclasses.fields(kind) if item.name in data})
     if origin in (typing.Union, builtin_types.UnionType):
         return _decode_union(typing.get_args(kind), data)

@@ -8,14 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foundry_ray.errors import ArtifactNotFound, Conflict, StoreUnavailable
-from foundry_ray.protocols import ArtifactStore, ObjectInfo
+from foundry_ray.protocols import ArtifactStore, Clock, ObjectInfo
 
 
 class MemoryStore:
-    """An ArtifactStore whose objects are a dictionary. Writes are atomic; times count writes."""
+    """An ArtifactStore whose objects are a dictionary. Writes are atomic.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Gives the times of objects; without one, times count writes.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
         self.objects: dict[str, bytes] = {}
+        self.clock = clock
+        self._num_writes = 0
         self._written: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -29,7 +35,8 @@ class MemoryStore:
             if if_absent and key in self.objects:
                 raise Conflict(f"{key} exists already.", hint="read it first.", key=key)
             self.objects[key] = data
-            self._written[key] = float(len(self._written))
+            self._num_writes += 1
+            self._written[key] = float(self._num_writes) if self.clock is None else self.clock.now_s()
 
     def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
         with self._lock:

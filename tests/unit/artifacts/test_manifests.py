@@ -124,7 +124,7 @@ def test_a_hostile_manifest_writes_nothing_outside(store: MemoryStore, tmp_path:
 
 def test_a_manifest_of_a_newer_foundry_is_not_guessed_at(store: MemoryStore) -> None:
     put_json(store, "artifacts/model/x.json", {"format_version": 99})
-    with pytest.raises(StoreError, match=r"format_version 99, this foundry reads up to 1\. Hint: `pip install -U foundry-ray`"):
+    with pytest.raises(StoreError, match=r"format_version 99, this foundry reads up to 2\. Hint: `pip install -U foundry-ray`"):
         load_manifest(store, "artifacts/model/x.json")
 
 
