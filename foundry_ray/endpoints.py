@@ -130,8 +130,12 @@ def predict(model: str, source: Path, *, context: Context) -> tuple[Json, ...]:
     Args:
         model: `name@alias` or `name:version`.
         source: An image, a folder of images, or a .npy file of uint8 images (N, C, H, W).
+
+    Raises:
+        SignatureInvalid: A key to check with is set, and the version is not signed by it.
     """
     from foundry_ray import inference, registry
 
     entry = registry.resolve(context.store, model)
+    registry.check_entry(context.store, entry)
     return tuple(inference.predict_files(context.store, entry.model, source))

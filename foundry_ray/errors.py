@@ -7,7 +7,8 @@
       TrainingError          exit 5    WorkerGroupFailed, Preempted, Diverged
       SearchError            exit 5    NoFeasibleTrial (exit 3)
       CompressionError       exit 5    RecipeInfeasible (exit 2), ParityFailed
-      StoreError             exit 5    ArtifactNotFound (exit 2), ArtifactCorrupt, StoreUnavailable (exit 4), StoreDenied (exit 4), Conflict
+      StoreError             exit 5    ArtifactNotFound (exit 2), ArtifactCorrupt, StoreUnavailable (exit 4), StoreDenied (exit 4), Conflict,
+                                       SignatureInvalid
       ServingError           exit 5    DeployTimeout (exit 4), ReplicaUnhealthy, RolloutRejected (exit 3)
 
 An error carries its facts as attributes and survives pickling, because it crosses Ray actors. A gate that fails is a result
@@ -213,6 +214,12 @@ class Conflict(StoreError):
     """Somebody else created the object first."""
 
     fields = ("key",)
+
+
+class SignatureInvalid(StoreError):
+    """A model whose version is not signed by a key that this process trusts; its bytes are not used."""
+
+    fields = ("model", "reason")
 
 
 class ServingError(FoundryError):

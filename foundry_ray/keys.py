@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 from foundry_ray.config import PipelineConfig, Settings, semantic
 from foundry_ray.runlog import plugin_source_sha256, stage_key
@@ -58,6 +59,14 @@ def evaluation(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifa
 def registry(config: PipelineConfig, student: ModelArtifact, report_key: str) -> str:
     """Key of the registration."""
     return _key("registry", {"name": config.name}, {"student": student.artifact.sha256, "report": report_key})
+
+
+def code(config: PipelineConfig) -> dict[str, str]:
+    """What identifies the sources of a run besides foundry's version: the commit of the working folder, and hashes of third parties' plugins."""
+    from foundry_ray.registry import commit_of
+
+    found = {"commit": commit_of(Path.cwd()), **{f"plugin {name}": sha256 for name, sha256 in {**_plugins(config), **_steps()}.items()}}
+    return {name: value for name, value in found.items() if value}
 
 
 def _learning(config: PipelineConfig) -> dict[str, Json]:

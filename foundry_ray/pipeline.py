@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ class Pipeline:
         report = stages.do("evaluation", report_key, lambda: self.evaluate(dataset, teacher, student), EvaluationReport)
 
         entry_key = keys.registry(config, student, report_key)
-        entry = stages.do("registry", entry_key, lambda: self.register(student, report, report_key, stages.record.run_id), RegistryEntry)
+        entry = stages.do("registry", entry_key, lambda: self.register(student, report, report_key, stages.record), RegistryEntry)
 
         if config.serve.enabled and report.passed:
             stages.reconcile("serving", lambda: self.serve(entry, report, dataset))
@@ -180,19 +180,22 @@ class Pipeline:
             reporter=context.reporter,
         )
 
-    def register(self, student: ModelArtifact, report: EvaluationReport, report_key: str, run_id: str) -> RegistryEntry:
-        """Always stored; `champion` moves only to a version that passed."""
+    def register(self, student: ModelArtifact, report: EvaluationReport, report_key: str, record: RunRecord) -> RegistryEntry:
+        """Always stored, with what it was made of; `champion` moves only to a version that passed."""
         from foundry_ray import registry
 
-        return registry.register(
+        entry = registry.register(
             self.context.store,
             name=self.config.name,
             model=student,
             report_key=f"stages/evaluation/{report_key}.json",
             passed=report.passed,
-            run_id=run_id,
+            run_id=record.run_id,
             clock=self.context.clock,
+            lineage=registry.lineage_of_run(record, keys.code(self.config)),
+            by=self.context.settings.who,
         )
+        return replace(entry, lineage=None)  # the version keeps it; the run's record is what it was taken from
 
     def serve(self, entry: RegistryEntry, report: EvaluationReport, dataset: DatasetRef) -> Endpoint:
         """Deploy, and ask the endpoint about real test images."""

@@ -3,7 +3,7 @@
 Decides: keys, defaults, ranges, units, what `scale` does, which fields are semantic. Leaves to others: what the values mean.
 """
 
-from foundry_ray.config.environment import Settings, settings
+from foundry_ray.config.environment import Settings, SigningKeys, settings, signing_keys
 from foundry_ray.config.loading import load_config, parse_params, read_yaml, semantic, store_config, validate
 from foundry_ray.config.scale import apply_scale
 from foundry_ray.config.section import Section
@@ -46,6 +46,7 @@ __all__ = [
     "Section",
     "ServeConfig",
     "Settings",
+    "SigningKeys",
     "SloConfig",
     "SplitConfig",
     "StoreConfig",
@@ -59,6 +60,7 @@ __all__ = [
     "read_yaml",
     "semantic",
     "settings",
+    "signing_keys",
     "store_config",
     "validate",
 ]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import Field
 
 from foundry_ray.config.loading import store_config
 from foundry_ray.config.section import Section
 from foundry_ray.config.store import StoreConfig, StoreField
-from foundry_ray.errors import OutOfRange
+from foundry_ray.errors import ConfigError, OutOfRange
 
 
 class Settings(Section):
@@ -25,6 +28,36 @@ class Settings(Section):
     store_retry_s: float = Field(
         90.0, ge=0, le=86_400, description="FOUNDRY_STORE_RETRY_S: seconds for which an operation on a silent store is repeated."
     )
+    user: str = Field("unknown", description="FOUNDRY_USER, else USER or LOGNAME: who changes the registry, for its histories.")
+    host: str = Field("unknown", description="The name of this machine.")
+
+    @property
+    def who(self) -> str:
+        """The user on this machine: user@host."""
+        return f"{self.user}@{self.host}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SigningKeys:
+    """What the environment says of signatures. Texts that are secret: no repr shows them, and no pickle takes them to another process.
+
+    `signing` signs and checks, `verifying` only checks; `signing_source` is the variable or the file that the first one came from.
+    """
+
+    signing: str | None = None
+    signing_source: str = ""
+    verifying: str | None = None
+
+    @property
+    def is_checking(self) -> bool:
+        """Whether models must be signed to be used here."""
+        return self.signing is not None or self.verifying is not None
+
+    def __repr__(self) -> str:
+        return f"SigningKeys(signing={'set' if self.signing else 'absent'}, verifying={'set' if self.verifying else 'absent'})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("keys do not leave their process; every process reads its own environment")
 
 
 def settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -38,7 +71,44 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
         is_inside_job="FOUNDRY_JOB" in env,
         token_path=Path(token) if token else None,
         store_retry_s=_seconds(env, "FOUNDRY_STORE_RETRY_S", 90.0),
+        user=_user(env),
+        host=socket.gethostname(),
     )
+
+
+def signing_keys(environ: Mapping[str, str] | None = None) -> SigningKeys:
+    """The keys of FOUNDRY_SIGNING_KEY or FOUNDRY_SIGNING_KEY_FILE, and of FOUNDRY_VERIFY_KEY. One that is set and empty is a wrong key.
+
+    Raises:
+        ConfigError: Both forms of the signing key are given, or its file is missing or can be read by others.
+    """
+    env = os.environ if environ is None else environ
+    signing, path = env.get("FOUNDRY_SIGNING_KEY"), env.get("FOUNDRY_SIGNING_KEY_FILE")
+    if signing is not None and path is not None:
+        message = "FOUNDRY_SIGNING_KEY and FOUNDRY_SIGNING_KEY_FILE are both set, wanted one of them."
+        raise ConfigError(message, hint="`unset FOUNDRY_SIGNING_KEY` uses the file.")
+    return SigningKeys(
+        signing=_read_key(Path(path)) if path is not None else signing,
+        signing_source=path or "FOUNDRY_SIGNING_KEY",
+        verifying=env.get("FOUNDRY_VERIFY_KEY"),
+    )
+
+
+def _read_key(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            message = f"the key file {path} has mode {mode:o}, wanted 600: others can read it."
+            raise ConfigError(message, hint=f"`chmod 600 {path}`, and make a new key if somebody else uses this machine.")
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"the key file {path} cannot be read: {reason}.", hint="`foundry models keygen -o FILE` makes one.") from None
+
+
+def _user(env: Mapping[str, str]) -> str:
+    name = env.get("FOUNDRY_USER") or env.get("USER") or env.get("LOGNAME") or "unknown"
+    return "".join(letter for letter in name if letter.isprintable())[:100] or "unknown"
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

@@ -10,9 +10,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from foundry_ray.reporting import units
 from foundry_ray.reporting.tables import simple
-from foundry_ray.types import Endpoint, Finding, Json, Plan, RegistryEntry, RunRecord
+from foundry_ray.types import Endpoint, Finding, Json, Plan, RunRecord
 
 _ACTION_STYLE = {"reused": "cyan", "resumed": "yellow", "run": "green", "skipped": "dim"}
 
@@ -21,44 +20,6 @@ def runs_table(records: Sequence[RunRecord]) -> Table:
     """One line a run."""
     rows = [(record.run_id, record.status.value, record.started_at, record.ended_at or "-", record.source) for record in records]
     return simple("", ("run", "status", "started", "ended", "pipeline"), rows)
-
-
-def models_table(entries: Sequence[RegistryEntry]) -> Table:
-    """One line a version."""
-    rows = [
-        (
-            f"{entry.name}:{entry.version}",
-            ", ".join(entry.aliases) or "-",
-            "yes" if entry.passed else "no",
-            units.si_count(entry.model.num_params),
-            units.si_bytes(entry.model.size_bytes),
-            entry.created_at,
-        )
-        for entry in entries
-    ]
-    return simple("", ("model", "aliases", "gates passed", "parameters", "served file", "registered"), rows, right=("parameters", "served file"))
-
-
-def model_card(entry: RegistryEntry) -> Table:
-    """What one version is."""
-    model = entry.model
-    steps = "; ".join(f"{step.kind}({', '.join(f'{name}={value}' for name, value in step.params.items())})" for step in model.recipe.steps)
-    rows = [
-        ("model", f"{entry.name}:{entry.version}"),
-        ("aliases", ", ".join(entry.aliases) or "-"),
-        ("gates", "passed" if entry.passed else "not passed"),
-        ("family", model.family),
-        ("parameters", units.si_count(model.num_params)),
-        ("MACs", units.si_count(model.num_macs)),
-        ("served file", units.si_bytes(model.size_bytes)),
-        ("recipe", steps or "-"),
-        *((f"val {name}", units.value(name, value)) for name, value in model.val_metrics.items()),
-        ("artifact", model.artifact.key),
-        ("report", entry.report),
-        ("run", entry.run_id or "-"),
-        *(("note", note) for note in model.notes),
-    ]
-    return simple("", ("", ""), rows)
 
 
 def endpoints_table(found: Sequence[Endpoint]) -> Table:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from foundry_ray import __version__
-from foundry_ray.config import Section, ServeConfig, Settings, StoreConfig, StoreField, validate
+from foundry_ray.config import Section, ServeConfig, Settings, StoreConfig, StoreField, signing_keys, validate
 from foundry_ray.errors import ReplicaUnhealthy
 from foundry_ray.serving import protocol
 from foundry_ray.serving.batching import Batcher
@@ -147,4 +147,5 @@ def build(args: dict[str, Json]) -> Application:
     parsed = validate(AppArgs, args, where="args")
     settings = Settings(home=Path(parsed.home).absolute())
     store = open_store(parsed.store, settings=settings)
-    return application(spec_of(registry.resolve(store, parsed.model), parsed.serve, store=parsed.store, settings=settings))
+    entry = registry.resolve(store, parsed.model)
+    return application(spec_of(entry, parsed.serve, store=parsed.store, settings=settings, signed=signing_keys().is_checking))

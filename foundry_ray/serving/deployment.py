@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from foundry_ray.config import LimitsConfig, ServeConfig, Settings, StoreConfig
+from foundry_ray.config import LimitsConfig, ServeConfig, Settings, StoreConfig, signing_keys
 from foundry_ray.errors import DeployTimeout, FoundryError, ReplicaUnhealthy, RolloutRejected, ServingError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.serving.client import Client
@@ -48,7 +48,7 @@ def deploy(
     """Make the application `entry.name` serve this version; does nothing where it does so already.
 
     Raises:
-        ArtifactNotFound, ArtifactCorrupt, BadRecord: The model cannot be served; Serve was not touched.
+        ArtifactNotFound, ArtifactCorrupt, SignatureInvalid, BadRecord: The model cannot be served; Serve was not touched.
         ResourcesUnavailable: The replicas do not fit the cluster.
         ReplicaUnhealthy: A replica did not start; the reason is its own.
         DeployTimeout: It was not healthy in time.
@@ -56,7 +56,7 @@ def deploy(
     """
     if config.cpus_per_replica:
         session.require({"CPU": config.num_replicas * config.cpus_per_replica}, "serve.num_replicas x serve.cpus_per_replica")
-    spec = spec_of(entry, config, store=store_config, settings=settings)
+    spec = spec_of(entry, config, store=store_config, settings=settings, signed=signing_keys().is_checking)
     rollout = Rollout(RayServe(), clock=clock, reporter=reporter, timeout_s=limits.deploy_timeout_s)
     return rollout.deploy(spec, _check_here(spec, store, reporter), port=config.port, slo_p95_ms=config.slo.p95_ms)
 

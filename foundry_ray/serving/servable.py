@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from foundry_ray.errors import ReplicaUnhealthy
+from foundry_ray.config import SigningKeys, signing_keys
+from foundry_ray.errors import ReplicaUnhealthy, SignatureInvalid
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.serving.protocol import ModelSignature
 from foundry_ray.serving.spec import ReplicaSpec
@@ -35,10 +36,16 @@ class Servable:
         return self.runtime.run(images_NCHW)
 
 
-def load_servable(spec: ReplicaSpec, store: ArtifactStore) -> Servable:
-    """Fetch by key, verify by sha256, load, warm up.
+def load_servable(spec: ReplicaSpec, store: ArtifactStore, keys: SigningKeys | None = None) -> Servable:
+    """Check the signature, fetch by key, verify by sha256, load, warm up.
+
+    Args:
+        spec: What to serve.
+        store: Where it lies.
+        keys: What this process's environment says of signatures; read from there where absent.
 
     Raises:
+        SignatureInvalid: It is not signed by a key that this process trusts, or it must be and this process has no key.
         ArtifactNotFound: The model is not in the store.
         ArtifactCorrupt: Its bytes are not the ones that were registered.
         BadRecord: The runtime cannot load them.
@@ -47,6 +54,7 @@ def load_servable(spec: ReplicaSpec, store: ArtifactStore) -> Servable:
     from foundry_ray.artifacts import manifests
     from foundry_ray.inference import open_runtime
 
+    _check_signature(spec, store, signing_keys() if keys is None else keys)
     meta = manifests.load_manifest(store, spec.model).meta
     onnx = manifests.read_file(store, spec.model, _SERVED_FILE)
     runtime = open_runtime(onnx, threads=spec.threads)
@@ -60,6 +68,17 @@ def load_servable(spec: ReplicaSpec, store: ArtifactStore) -> Servable:
         platform=f"{runtime.name}_onnx",
     )
     return Servable(signature=signature, runtime=runtime, has_class_names=names is not None)
+
+
+def _check_signature(spec: ReplicaSpec, store: ArtifactStore, keys: SigningKeys) -> None:
+    from foundry_ray.registry import check_signature
+
+    if spec.signed and not keys.is_checking:
+        reason = "its signature was checked where it was deployed, and this process has no key to check it with"
+        message = f"{spec.name}:{spec.version} is not used: {reason}."
+        hint = "set FOUNDRY_VERIFY_KEY on the machines of the cluster before it starts; locally: `foundry cluster down`, then deploy again."
+        raise SignatureInvalid(message, hint=hint, model=f"{spec.name}:{spec.version}", reason=reason)
+    check_signature(store, name=spec.name, version=spec.version, model=spec.model, keys=keys)
 
 
 def _warm_up(runtime: Runtime, spec: ReplicaSpec) -> int:

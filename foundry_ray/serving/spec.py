@@ -27,9 +27,10 @@ class ReplicaSpec(Section):
     cpus_per_replica: float = Field(0.0, ge=0, le=256, description="CPUs that each replica reserves.")
     max_ongoing_requests: int = Field(100, ge=1, description="Requests in flight per replica.")
     batch_size: int = Field(32, ge=1, le=4096, description="Most queued requests that one forward pass takes.")
+    signed: bool = Field(False, description="Whether the deployer checked a signature; each replica must then, with a key of its own environment.")
 
 
-def spec_of(entry: RegistryEntry, config: ServeConfig, *, store: StoreConfig, settings: Settings) -> ReplicaSpec:
+def spec_of(entry: RegistryEntry, config: ServeConfig, *, store: StoreConfig, settings: Settings, signed: bool = False) -> ReplicaSpec:
     """The spec that serves this registered version as `config` says."""
     return ReplicaSpec(
         name=entry.name,
@@ -42,6 +43,7 @@ def spec_of(entry: RegistryEntry, config: ServeConfig, *, store: StoreConfig, se
         cpus_per_replica=config.cpus_per_replica,
         max_ongoing_requests=config.max_ongoing_requests,
         batch_size=config.batch_size,
+        signed=signed,
     )
 
 

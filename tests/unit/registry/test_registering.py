@@ -28,7 +28,8 @@ def test_a_passed_model_is_registered_and_champion(store: MemoryStore) -> None:
     entry = _register(store, b"one")
     assert (entry.version, entry.passed, entry.aliases, entry.report, entry.run_id) == (1, True, ("champion",), "report-1", "run-1")
     assert entry.created_at == "2023-11-14T22:13:20+00:00"
-    assert registry.resolve(store, "mnist@champion") == registry.resolve(store, "mnist:1") == registry.resolve(store, "mnist") == entry
+    assert registry.show(store, "mnist@champion") == registry.show(store, "mnist:1") == registry.show(store, "mnist") == entry
+    assert registry.resolve(store, "mnist@champion") == entry
 
 
 def test_the_same_model_has_the_same_version(store: MemoryStore) -> None:
@@ -46,7 +47,7 @@ def test_a_failed_model_is_kept_and_does_not_move_the_champion(store: MemoryStor
 def test_promoting_what_did_not_pass_is_refused_with_exit_code_3(store: MemoryStore) -> None:
     _register(store, b"one", passed=False)
     with pytest.raises(
-        RolloutRejected, match=r"mnist:1 cannot become champion: its report did not pass the gates\. Hint: `foundry models show"
+        RolloutRejected, match=r"mnist:1 cannot become champion: its report did not pass the gates \(its report is gone.*Hint: `foundry models show"
     ) as caught:
         registry.set_alias(store, "mnist", "champion", 1)
     assert caught.value.exit_code == 3
@@ -99,7 +100,7 @@ def test_of_two_promotions_at_once_one_gets_a_conflict() -> None:
     _register(store, b"one")
     store.rival = "/aliases/candidate/"
     with pytest.raises(
-        Conflict, match=r"mnist@candidate was moved by somebody else at the same moment\. Hint: `foundry models show mnist@candidate`"
+        Conflict, match=r"mnist@candidate was moved by somebody else at the same moment: .* Hint: `foundry models history mnist@candidate`"
     ):
         registry.set_alias(store, "mnist", "candidate", 1)
     assert len(registry.history(store, "mnist", "candidate")) == 1

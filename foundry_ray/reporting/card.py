@@ -1,0 +1,103 @@
+"""MODEL_CARD.md: what a model is, what it can and how to serve it, for people who have the folder and not the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundry_ray.reporting import units
+from foundry_ray.reporting.models import facts
+from foundry_ray.types import EvaluationReport, LatencyResult, MetricValue, ModelReport
+
+if TYPE_CHECKING:
+    from foundry_ray.registry import ModelCard
+
+_SERVE = """\
+Everything that serving needs is in `model.onnx`: it takes raw pixels, normalises them itself, and gives logits. `signature.json` names the
+classes. numpy and onnxruntime are enough:
+
+```python
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+
+with open("signature.json", encoding="utf-8") as file:
+    signature = json.load(file)
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+images = np.load(sys.argv[1])  # uint8, of the shape in signature["input"]["shape"]
+[logits] = session.run([signature["output"]["name"]], {signature["input"]["name"]: images})
+print(json.dumps([signature["classes"][index] for index in logits.argmax(axis=1)]))
+```
+"""
+
+
+def write_card(card: ModelCard, path: Path) -> None:
+    """Write the card as Markdown."""
+    path.write_text(card_markdown(card), encoding="utf-8")
+
+
+def card_markdown(card: ModelCard) -> str:
+    """The card as Markdown."""
+    entry = card.entry
+    parts = [f"# {entry.name}:{entry.version}", "", *(f"> **Warning:** {warning}\n" for warning in card.warnings)]
+    parts += ["## What it is", "", *_table(("", ""), facts(card)), ""]
+    if card.evaluation is not None:
+        parts += _evaluation(card.evaluation)
+    parts += ["## How to serve it", "", _SERVE]
+    return "\n".join(parts)
+
+
+def _evaluation(report: EvaluationReport) -> Iterator[str]:
+    yield from (f"## What it measured on {report.split}", "")
+    yield f"Fingerprint of the data: `{report.dataset_fingerprint}`; its test split was opened {units.times(report.num_test_openings)}."
+    yield from ("", *_table(("metric", "teacher", "this model"), _metrics(report)), "", "Intervals hold 95 %.", "")
+    yield from ("## Gates", "", *_table(("gate", "value", "wanted", ""), _gates(report)), "")
+    yield from ("## Latency", "", *_table(("model", "p50", "p95", "measured"), _latencies(report)), "")
+    yield from ("## Size against the teacher", "", *_table(("", "teacher", "this model", "ratio"), _sizes(report.teacher, report.student)), "")
+
+
+def _metrics(report: EvaluationReport) -> Iterator[tuple[str, ...]]:
+    for name, metric in report.student.metrics.items():
+        theirs = report.teacher.metrics.get(name)
+        yield name, _interval(name, theirs) if theirs else "", _interval(name, metric)
+    yield "same answer as the teacher", "", _interval("accuracy", report.agreement)
+
+
+def _gates(report: EvaluationReport) -> Iterator[tuple[str, ...]]:
+    for gate in report.gates:
+        yield gate.name, f"{gate.value:.4g}", f"{gate.relation} {gate.limit:g}", "passed" if gate.passed else "FAILED"
+
+
+def _latencies(report: EvaluationReport) -> Iterator[tuple[str, ...]]:
+    for side, model in (("teacher", report.teacher), ("this model", report.student)):
+        for result in model.latency:
+            yield side, f"{result.p50_ms:.3f} ms [{result.ci_ms[0]:.3f}, {result.ci_ms[1]:.3f}]", f"{result.p95_ms:.3f} ms", _conditions(result)
+
+
+def _conditions(result: LatencyResult) -> str:
+    noisy = ", noisy" if result.is_noisy else ""
+    return f"{result.device}, {result.runtime}, {result.threads} thread(s), batch {result.batch_size}, n {result.n}{noisy}"
+
+
+def _sizes(teacher: ModelReport, student: ModelReport) -> Iterator[tuple[str, ...]]:
+    rows = (
+        ("parameters", teacher.num_params, student.num_params, units.si_count),
+        ("MACs", teacher.num_macs, student.num_macs, units.si_count),
+        ("served file", teacher.size_bytes, student.size_bytes, units.si_bytes),
+    )
+    for name, theirs, ours, form in rows:
+        yield name, form(theirs), form(ours), f"{units.ratio(theirs, ours)} less"
+
+
+def _interval(name: str, metric: MetricValue) -> str:
+    return f"{units.value(name, metric.value)} [{units.value(name, metric.ci_low)}, {units.value(name, metric.ci_high)}] (n {metric.n})"
+
+
+def _table(columns: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{' --- |' * len(columns)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
