@@ -6,20 +6,18 @@ fails where the name exists) to its place; the folder is fsynced too. So an obje
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from foundry_ray.artifacts.copying import copy, copy_and_hash, write_whole
 from foundry_ray.artifacts.keys import check_key, check_prefix
 from foundry_ray.errors import ArtifactNotFound, Conflict, StoreDenied, StoreError, StoreUnavailable
 from foundry_ray.protocols import ObjectInfo
 
 _SCRATCH = "~tmp"  # "~" is in no key
-_COPY_BYTES = 1 << 20
 
 
 class LocalStore:
@@ -67,16 +65,13 @@ class LocalStore:
     def download(self, key: str, path: Path) -> str:
         source = self._path(key)
         temporary = path.with_name(f"~{uuid.uuid4().hex}")
-        with self._translated("read", key), source.open("rb") as stream:
+        with self._translated("read", key), source.open("rb", buffering=0) as stream:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                digest = hashlib.sha256()
-                with temporary.open("xb") as copy:
-                    while chunk := stream.read(_COPY_BYTES):
-                        digest.update(chunk)
-                        copy.write(chunk)
+                with temporary.open("xb", buffering=0) as target:
+                    digest = copy_and_hash(stream, target)
                 temporary.replace(path)
-                return digest.hexdigest()
+                return digest
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -99,6 +94,17 @@ class LocalStore:
             path = self._path(key)
             with self._translated("delete", key), suppress(NotADirectoryError):
                 path.unlink(missing_ok=True)
+
+    def sweep(self, older_than_s: float, now_s: float) -> int:
+        """Remove what writers that were killed more than `older_than_s` ago left half-written. Returns how many files."""
+        num_removed = 0
+        with self._translated("clean", _SCRATCH):
+            for path in (self._root / _SCRATCH).glob("*"):
+                with suppress(FileNotFoundError):
+                    if now_s - path.stat().st_mtime > older_than_s:
+                        path.unlink()
+                        num_removed += 1
+        return num_removed
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
@@ -151,13 +157,11 @@ class LocalStore:
 
 
 def _write_durably(path: Path, source: bytes | Path) -> None:
-    with path.open("xb") as stream:
+    with path.open("xb", buffering=0) as stream:
         if isinstance(source, bytes):
-            stream.write(source)
+            write_whole(stream, source)
         else:
-            with source.open("rb") as original:
-                shutil.copyfileobj(original, stream, _COPY_BYTES)
-        stream.flush()
+            copy(source, stream)
         os.fsync(stream.fileno())
 
 

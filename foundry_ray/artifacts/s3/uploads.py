@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundry_ray.artifacts.s3.client import PART_BYTES
+from foundry_ray.artifacts.s3.errors import ABSENT, code_of
 from foundry_ray.errors import StoreError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 _MAX_PARTS = 10_000
 _NUM_THREADS = 4
 _MAX_BYTES_IN_FLIGHT = 256 << 20
-_NUM_ROUNDS = 3
+_NUM_FRESH_ATTEMPTS = 2
 _NUM_CANDIDATES = 3  # of several unfinished uploads of one key, the youngest are looked at
 _LOST = {"NoSuchUpload", "InvalidPart"}
 _Read = Callable[[int, int], bytes]
@@ -81,20 +82,13 @@ def upload(client: Any, target: Mapping[str, str], source: bytes | Path, *, extr
     """
     with _reading(source) as (size, read):
         job = _Job(client=client, target=target, read=read, size=size, part_bytes=part_bytes_of(size))
-        lost = None
-        for round_number in range(_NUM_ROUNDS):
-            found = _find(job) if round_number == 0 else None
-            upload_id, kept = found or (_create(job, extra or {}), {})
-            try:
-                return _finish(job, upload_id, kept)
-            except client.exceptions.ClientError as error:
-                if _code(error) not in _LOST:
-                    raise
-                lost = error
-            # Somebody who uploads the same bytes completed this upload, or a collector aborted it.
-            if _is_there(job):
-                return None
-        raise lost
+        loss = _attempt(job, _find(job), extra or {})
+        for _ in range(_NUM_FRESH_ATTEMPTS):
+            if loss is None or _is_there(job):
+                return
+            loss = _attempt(job, None, extra or {})
+        if loss is not None and not _is_there(job):
+            raise loss
 
 
 def part_bytes_of(size: int) -> int:
@@ -111,6 +105,22 @@ def abort_stale(client: Any, bucket: str, prefix: str, older_than_s: float, now_
         with suppress(client.exceptions.NoSuchUpload):
             client.abort_multipart_upload(Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
     return len(stale)
+
+
+def _attempt(job: _Job, found: tuple[str, Mapping[int, _Receipt]] | None, extra: Mapping[str, str]) -> ClientError | None:
+    """Finish an upload, a new one where none was found. Returns the error where it vanished meanwhile.
+
+    It does where somebody who uploads the same bytes completed it, or where a collector took it for abandoned.
+    """
+    upload_id, kept = found or (_create(job, extra), {})
+    error_type: type[ClientError] = job.client.exceptions.ClientError
+    try:
+        _finish(job, upload_id, kept)
+    except error_type as error:
+        if code_of(error) not in _LOST:
+            raise
+        return error
+    return None
 
 
 def _create(job: _Job, extra: Mapping[str, str]) -> str:
@@ -178,7 +188,7 @@ def _list_uploads(client: Any, bucket: str, prefix: str) -> list[Mapping[str, An
     except client.exceptions.ClientError as error:
         if not _is_unsupported(error):
             raise
-        _log.info("the server does not list unfinished uploads (%s): they start afresh, and abandoned ones stay.", _code(error))
+        _log.info("the server does not list unfinished uploads (%s): they start afresh, and abandoned ones stay.", code_of(error))
         return []
 
 
@@ -187,14 +197,15 @@ def _is_there(job: _Job) -> bool:
     try:
         head = job.client.head_object(**job.target)
     except job.client.exceptions.ClientError as error:
-        if _code(error) not in ("404", "NoSuchKey", "NotFound"):
+        if code_of(error) not in ABSENT:
             raise
         return False
     if head["ContentLength"] != job.size:
         return False
     receipts = _in_parallel(job, partial(_expected, job), range(1, job.num_parts + 1))
     digests = b"".join(bytes.fromhex(_bare(receipt["ETag"])) for receipt in receipts)
-    return _bare(head["ETag"]) == f"{_md5(digests)}-{job.num_parts}"
+    whole = f"{_md5(digests)}-{job.num_parts}"
+    return whole == _bare(head["ETag"])
 
 
 def _expected(job: _Job, number: int) -> _Receipt:
@@ -220,11 +231,7 @@ def _checksum(client: Any) -> Mapping[str, str]:
 
 def _is_unsupported(error: ClientError) -> bool:
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    return 400 <= status < 500 or status == 501
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+    return bool(400 <= status < 500 or status == 501)
 
 
 @contextmanager

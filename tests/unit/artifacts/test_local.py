@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -65,3 +66,46 @@ def test_a_folder_without_rights_is_denied(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(StoreDenied, match="refused to write a: Permission denied"):
         LocalStore(tmp_path / "locked").put("a", b"1")
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_one_writes_now_is_not(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a", b"1")
+    left, fresh = tmp_path / "~tmp" / "left", tmp_path / "~tmp" / "fresh"
+    left.write_bytes(b"half")
+    fresh.write_bytes(b"half")
+    os.utime(left, (1_000, 1_000))
+    now_s = fresh.stat().st_mtime + 10
+    assert store.sweep(older_than_s=60, now_s=now_s) == 1
+    assert (left.exists(), fresh.exists(), store.get("a")) == (False, True, b"1")
+
+
+def test_a_store_without_scratch_is_swept_of_nothing(tmp_path: Path) -> None:
+    assert LocalStore(tmp_path / "none").sweep(older_than_s=0, now_s=0) == 0
+
+
+@pytest.mark.parametrize("refused", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_is_copied_where_the_kernel_does_not_copy(refused: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(refused, "no")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(1_000_000))
+    LocalStore(tmp_path / "store").put("a", source)
+    assert (tmp_path / "store" / "a").read_bytes() == source.read_bytes()
+
+
+def test_a_copy_that_the_kernel_breaks_off_leaves_no_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([4])
+
+    def break_off(*_: object) -> int:
+        for count in answers:
+            return count
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "copy_file_range", break_off)
+    (tmp_path / "source").write_bytes(b"12345678")
+    with pytest.raises(StoreUnavailable, match="could not write a: No space left on device"):
+        LocalStore(tmp_path / "store").put("a", tmp_path / "source")
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
