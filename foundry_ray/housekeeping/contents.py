@@ -11,21 +11,25 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from foundry_ray.artifacts.manifests import BlobInfo, Manifest
+from foundry_ray.artifacts.keys import check_key
+from foundry_ray.artifacts.manifest import MANIFEST_VERSION, parse_manifest
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, StoreError
 from foundry_ray.housekeeping.parallel import in_parallel
 from foundry_ray.housekeeping.references import named_keys, named_stage_keys
 from foundry_ray.protocols import ArtifactStore
+from foundry_ray.registry import series
 from foundry_ray.runlog import StageResult
 from foundry_ray.training.checkpoint import Checkpoint
 from foundry_ray.types import FORMAT_VERSION, Json, RunRecord, StageStatus, from_json, parse_json
 
-MAX_DOCUMENT_BYTES = 64 << 20  # the result of a study with 10,000 trials has about 20 MB
+MAX_DOCUMENT_BYTES = 64 << 20  # as a manifest; the result of a study with 10,000 trials has about 20 MB
 _DOCUMENTS = re.compile(
     r"runs/[^/]+/record\.json|stages/.+\.json|artifacts/.+\.json|registry/.+|registry-names/.+|test_openings/.+\.json|latency/.+\.json"
     r"|checkpoints/[^/]+/[^/]+/[^/]+\.json|studies/[^/]+/journal/.+"
 )
 _FOLDERS = re.compile(r"(?:checkpoints|studies)/([0-9a-f]{32})/")
+_NEWEST = {"artifacts": MANIFEST_VERSION, "registry": series.FORMAT}
+_HINT = "`foundry store verify` says what it breaks and what mends it."
 _FINISHED = (StageStatus.DONE, StageStatus.REUSED)
 
 
@@ -107,70 +111,83 @@ def read_contents(store: ArtifactStore, *, roots: Iterable[str] | None = None, p
 def read_document(store: ArtifactStore, key: str, size_bytes: int | None = None) -> Document:
     """A document and what it needs; one that cannot be read carries its fault. One that is gone needs nothing."""
     try:
-        value = load(store, key, size_bytes)
-        version = value.get("format_version") if isinstance(value, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            return Document(key=key, newer=version, needs=tuple(Need(key=one) for one in sorted(named_keys(value))))
-        return described(key, value)
+        return parse_document(key, read_bytes(store, key, size_bytes))[0]
     except ArtifactNotFound:
         return Document(key=key)
     except ArtifactCorrupt as error:
         return Document(key=key, fault=error)
 
 
-def load(store: ArtifactStore, key: str, size_bytes: int | None = None) -> Json:
-    """The JSON value under a key. Raises ArtifactNotFound, or ArtifactCorrupt where it is none, too large or too deep."""
+def read_bytes(store: ArtifactStore, key: str, size_bytes: int | None = None) -> bytes:
+    """The bytes of a document. Raises ArtifactNotFound, or ArtifactCorrupt where there are more of them than a document has."""
     data = b"" if size_bytes is not None and size_bytes > MAX_DOCUMENT_BYTES else store.get(key, size=MAX_DOCUMENT_BYTES + 1)
-    if len(data) > MAX_DOCUMENT_BYTES or (size_bytes or 0) > MAX_DOCUMENT_BYTES:
-        raise ArtifactCorrupt(f"{key} has {size_bytes or len(data)} bytes, a document has at most {MAX_DOCUMENT_BYTES}.", key=key)
-    return parse_json(data, what=key)
+    if max(len(data), size_bytes or 0) > MAX_DOCUMENT_BYTES:
+        raise ArtifactCorrupt(f"{key} has {size_bytes or len(data)} bytes, a document has at most {MAX_DOCUMENT_BYTES}.", hint=_HINT, key=key)
+    return data
 
 
-def described(key: str, value: Json) -> Document:
-    """What a document of foundry's own says, by its place in the store. Raises ArtifactCorrupt for one of another shape. Pure."""
-    kind = key.partition("/")[0]
-    if kind == "artifacts":
-        return _manifest(key, value)
-    if kind == "checkpoints":
-        return _checkpoint(key, value)
-    if kind == "runs":
-        return _run(key, value)
+def parse_document(key: str, data: bytes) -> tuple[Document, Json]:
+    """What a document says, by its place in the store, and its value. One of a later foundry names what it names, and is not judged. Pure.
+
+    Raises:
+        ArtifactCorrupt: It has not the shape, or not the hash, that its key promises.
+    """
+    value = parse_json(data, what=key)
     if not isinstance(value, dict):
-        raise ArtifactCorrupt(f"{key} holds {type(value).__name__}, wanted an object.", key=key)
-    needs = [Need(key=one) for one in sorted(named_keys(value))]
+        raise ArtifactCorrupt(f"{key} holds {type(value).__name__}, wanted an object.", hint=_HINT, key=key)
+    kind, version = key.partition("/")[0], value.get("format_version")
+    if isinstance(version, int) and version > _NEWEST.get(kind, FORMAT_VERSION):
+        return Document(key=key, newer=version, needs=_named(value), stage_keys=named_stage_keys(value)), value
+    if kind == "artifacts":
+        return _manifest(key, data), value
+    if kind == "checkpoints":
+        return _checkpoint(key, value), value
+    if kind == "runs":
+        return _run(key, value), value
     if kind == "stages":
-        own = key.rpartition("/")[2].removesuffix(".json")
         outputs = from_json(StageResult, value, what=key).outputs
-        return Document(key=key, needs=tuple(needs), stage_keys=named_stage_keys(outputs) | {own})
+        own = key.rpartition("/")[2].removesuffix(".json")
+        return Document(key=key, needs=_named(value), stage_keys=named_stage_keys(outputs) | {own}), value
     if "/aliases/" in key:
-        needs.append(Need(key=f"{key.partition('/aliases/')[0]}/versions/{_version(key, value):08d}"))
+        version_key = f"{key.partition('/aliases/')[0]}/versions/{_version(key, value):08d}"
+        return Document(key=key, needs=(*_named(value), Need(key=version_key))), value
+    return Document(key=key, needs=_named(value)), value
+
+
+def _named(value: Json) -> tuple[Need, ...]:
+    return tuple(Need(key=one) for one in sorted(named_keys(value)))
+
+
+def _manifest(key: str, data: bytes) -> Document:
+    manifest = parse_manifest(key, data)
+    blobs = (
+        Need(key=blob.key, size_bytes=blob.size_bytes, sha256=blob.sha256, start=blob.offset, is_part=blob.pack is not None)
+        for blob in manifest.files.values()
+    )
+    return Document(key=key, needs=(*blobs, *_named(manifest.meta)))
+
+
+def _checkpoint(key: str, value: dict[str, Json]) -> Document:
+    if not key.endswith("/manifest.json"):
+        return Document(key=key)  # a part's list of files, which the manifest repeats
+    folder, checkpoint = key.rpartition("/")[0], from_json(Checkpoint, value, what=key)
+    if folder != f"checkpoints/{checkpoint.stage_key}/{checkpoint.epoch:06d}":
+        raise ArtifactCorrupt(f"{key} is the checkpoint of another place ({checkpoint.stage_key!r}, epoch {checkpoint.epoch}).", hint=_HINT, key=key)
+    needs = []
+    for name, file in checkpoint.files.items():
+        try:
+            check_key(f"{folder}/{name}")
+        except StoreError as error:
+            raise ArtifactCorrupt(f"{key} names a file that no store can hold: {error.message}", hint=_HINT, key=key) from error
+        needs.append(Need(key=f"{folder}/{name}", size_bytes=file.size_bytes, sha256=file.sha256))
     return Document(key=key, needs=tuple(needs))
 
 
-def _manifest(key: str, value: Json) -> Document:
-    manifest = from_json(Manifest, value, what=key)
-    expected = key.rpartition("/")[2].removesuffix(".json")
-    if manifest.sha256 != expected:
-        raise ArtifactCorrupt(f"{key} has sha256 {manifest.sha256[:12]}, wanted {expected[:12]}.", key=key, expected=expected, actual=manifest.sha256)
-    blobs = (_blob(one) for one in manifest.files.values())
-    return Document(key=key, needs=(*blobs, *(Need(key=one) for one in sorted(named_keys(manifest.meta)))))
-
-
-def _blob(blob: BlobInfo) -> Need:
-    return Need(key=f"blobs/sha256/{blob.sha256[:2]}/{blob.sha256}", size_bytes=blob.size_bytes, sha256=blob.sha256)
-
-
-def _checkpoint(key: str, value: Json) -> Document:
-    if not key.endswith("/manifest.json"):
-        return Document(key=key)  # a part's list of files, which the manifest repeats
-    folder = key.rpartition("/")[0]
-    files = from_json(Checkpoint, value, what=key).files
-    return Document(key=key, needs=tuple(Need(key=f"{folder}/{name}", size_bytes=one.size_bytes, sha256=one.sha256) for name, one in files.items()))
-
-
-def _run(key: str, value: Json) -> Document:
-    record = from_json(RunRecord, value.get("record") if isinstance(value, dict) else None, what=key)
-    done = [f"stages/{stage.name}/{stage.key}.json" for stage in record.stages if stage.key and stage.status in _FINISHED]
+def _run(key: str, value: dict[str, Json]) -> Document:
+    record = from_json(RunRecord, value.get("record"), what=key)
+    if record.run_id != key.split("/")[1]:
+        raise ArtifactCorrupt(f"{key} is the record of {record.run_id!r}.", hint=_HINT, key=key)
+    done = (f"stages/{stage.name}/{stage.key}.json" for stage in record.stages if stage.key and stage.status in _FINISHED)
     names = sorted({*named_keys(value), *done})
     return Document(key=key, needs=tuple(Need(key=one) for one in names), stage_keys=named_stage_keys(value), source=record.source)
 
@@ -178,5 +195,5 @@ def _run(key: str, value: Json) -> Document:
 def _version(key: str, value: Mapping[str, Json]) -> int:
     version = value.get("version")
     if not isinstance(version, int):
-        raise ArtifactCorrupt(f"{key} points at the version {version!r}, wanted a number.", key=key)
+        raise ArtifactCorrupt(f"{key} points at the version {version!r}, wanted a number.", hint=_HINT, key=key)
     return version

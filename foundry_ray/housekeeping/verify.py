@@ -6,7 +6,6 @@ written. A store that others write to meanwhile is judged fairly: what seems mis
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from foundry_ray.errors import ArtifactNotFound
 from foundry_ray.housekeeping.contents import Contents, Need, read_contents
 from foundry_ray.housekeeping.damage import Judge, Problem
 from foundry_ray.housekeeping.parallel import in_parallel
+from foundry_ray.housekeeping.stretches import sha256_of
 from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.runlog import find_run_id
 
-_CHUNK_BYTES = 8 << 20
 _BLOB = re.compile(r"blobs/sha256/[0-9a-f]{2}/([0-9a-f]{64})(?:\.\d+)?")
 _TRIAL = re.compile(r"(?:studies/[0-9a-f]{32}/trials/.+|checkpoints/[0-9a-f]{32})/\d{6}-([0-9a-f]{32})\.pt")
 
@@ -89,20 +88,6 @@ def roots_of(store: ArtifactStore, name: str) -> tuple[str, ...]:
     return (f"registry/{entry.name}/versions/{entry.version:08d}", *reports)
 
 
-def hash_stretch(store: ArtifactStore, key: str, *, start: int = 0, size: int | None = None) -> str:
-    """The sha256 (hex) of an object or a stretch of it, read in pieces of 8 MiB. Raises ArtifactNotFound."""
-    digest, position = hashlib.sha256(), start
-    end = None if size is None else start + size
-    while end is None or position < end:
-        wanted = _CHUNK_BYTES if end is None else min(_CHUNK_BYTES, end - position)
-        chunk = store.get(key, start=position, size=wanted)
-        digest.update(chunk)
-        position += len(chunk)
-        if len(chunk) < wanted:
-            break
-    return digest.hexdigest()
-
-
 def _hashable(contents: Contents, *, is_all: bool) -> Iterator[Need]:
     """What has a hash to keep and is there: named files, each once, and objects that carry their hash in their name."""
     seen: set[tuple[str, int, str]] = set()
@@ -124,7 +109,7 @@ def _hash_all(store: ArtifactStore, needs: list[Need], reporter: Reporter) -> It
 
     def check(need: Need) -> tuple[Need, str]:
         try:
-            actual = hash_stretch(store, need.key, start=need.start, size=need.size_bytes if need.is_part else None)
+            actual = sha256_of(store, need.key, start=need.start, size=need.size_bytes if need.is_part else None)
         except ArtifactNotFound:
             return need, ""  # removed since it was listed
         return need, "" if actual.startswith(need.sha256) else f"has sha256 {actual[:12]}, wanted {need.sha256[:12]}"
