@@ -71,7 +71,7 @@ def _memory() -> Finding:
 
 
 def _store(chosen: StoreConfig, settings: Settings) -> Finding:
-    from foundry_ray.artifacts import embedded, open_store
+    from foundry_ray.artifacts import embedded, lacks_of, open_store
 
     if chosen.uri == "embedded" and embedded.status(settings) is None:
         return Finding(
@@ -81,11 +81,13 @@ def _store(chosen: StoreConfig, settings: Settings) -> Finding:
             fix='`pip install "foundry-ray[embedded]"`, or `store: file:///path`',
         )
     try:
-        store = open_store(chosen, settings=settings)
+        store = open_store(chosen, settings=settings, is_probed_anew=True)
         next(iter(store.list("runs/")), None)
     except FoundryError as error:
         return Finding(name="store", is_ok=False, detail=error.message, fix=error.hint)
-    return Finding(name="store", is_ok=True, detail=store.uri)
+    lacks = lacks_of(store)
+    fix = "; ".join(lack.fix for lack in lacks if lack.fix)
+    return Finding(name="store", is_ok=not fix, detail="; lacks ".join((store.uri, *(lack.text for lack in lacks))), fix=fix)
 
 
 def _head(settings: Settings) -> Finding:

@@ -6,22 +6,39 @@ come from the standard AWS chain, from the environment, or from a file of mode 0
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from foundry_ray.config.section import Section
 
+_TAG = re.compile(r"[\w +\-=.:/@]*")
 
-def _without_credentials(url: str | None) -> str | None:
-    if url is not None and "@" in urlsplit(url).netloc:
+
+def _checked_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
         raise ValueError("the URL holds credentials, which would end up in logs; put them into the environment or into `credentials_file`")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"got {url!r}, wanted a URL like https://host:port")
     return url
 
 
-_Url = Annotated[str | None, AfterValidator(_without_credentials)]
+def _checked_tags(tags: dict[str, str]) -> dict[str, str]:
+    for name, value in tags.items():
+        is_short = 1 <= len(name) <= 128 and len(value) <= 256
+        if not is_short or name.lower().startswith("aws:") or not (_TAG.fullmatch(name) and _TAG.fullmatch(value)):
+            wanted = "wanted a name of 1 to 128 and a value of up to 256 letters, digits, spaces and + - = . _ : / @, not beginning with aws:"
+            raise ValueError(f"got the tag {name!r}: {value!r}, {wanted}")
+    return tags
+
+
+_Url = Annotated[str | None, AfterValidator(_checked_url)]
 
 
 class RetentionConfig(Section):
@@ -70,7 +87,7 @@ class StoreConfig(Section):
         description="Server-side encryption that every write asks for; an endpoint that does not confirm it is refused.",
     )
     kms_key_id: str | None = Field(None, description="Key of aws:kms; absent: the account's default.")
-    tags: dict[str, str] = Field({}, description="Tags of every object, at most 10.", max_length=10)
+    tags: Annotated[dict[str, str], AfterValidator(_checked_tags)] = Field({}, description="Tags of every object, at most 10.", max_length=10)
     single_writer: bool = Field(
         False,
         description="You promise that one process at a time writes: needed by endpoints without create-only writes.",
@@ -82,8 +99,36 @@ class StoreConfig(Section):
     )
     retention: RetentionConfig = Field(RetentionConfig(), description="What `foundry store gc` may remove.")
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.kms_key_id is not None and self.encryption != "aws:kms":
+            raise ValueError(f"`kms_key_id` needs `encryption: aws:kms`, got {self.encryption}")
+        if self.ca_bundle is not None and not self.verify_tls:
+            raise ValueError("`ca_bundle` says whom to trust and `verify_tls: false` to trust everybody; remove one of them")
+        idle = [] if self.uri.startswith("s3://") else [name for name in _OF_S3 if getattr(self, name) != type(self).model_fields[name].default]
+        if idle:
+            raise ValueError(f"`{idle[0]}` is for `s3://` stores, got `uri: {self.uri}`")
+        return self
+
     def __str__(self) -> str:
         return self.uri
+
+
+_OF_S3 = (
+    "endpoint",
+    "region",
+    "profile",
+    "credentials_file",
+    "addressing",
+    "checksums",
+    "signing",
+    "verify_tls",
+    "ca_bundle",
+    "proxy",
+    "encryption",
+    "kms_key_id",
+    "tags",
+)
 
 
 def _from_uri(value: object) -> object:

@@ -23,7 +23,7 @@ import pytest
 from foundry_ray.artifacts import embedded, open_store, s3
 from foundry_ray.artifacts.manifests import fetch, publish
 from foundry_ray.config import Settings
-from foundry_ray.errors import ArtifactCorrupt, ConfigError, Conflict, StoreDenied, StoreError, StoreUnavailable
+from foundry_ray.errors import ArtifactCorrupt, ConfigError, Conflict, StoreDenied, StoreUnavailable
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.testing.store_contract import StoreContract
 
@@ -103,13 +103,6 @@ def test_missing_credentials_are_denied(aws: pytest.MonkeyPatch, settings: Setti
     aws.delenv("AWS_SECRET_ACCESS_KEY")
     _forget_clients()
     with pytest.raises(StoreDenied, match=r"no usable credentials.*Hint: check AWS_ACCESS_KEY_ID"):
-        open_store("s3://bucket", settings=settings)
-
-
-def test_a_server_that_overwrites_on_create_only_is_refused(aws: pytest.MonkeyPatch, settings: Settings) -> None:
-    store = s3.S3Store(uri="s3://bucket", bucket="bucket", prefix="", connect=s3.Endpoint, hint="")
-    store.client().meta.events.register("before-send.s3.PutObject", lambda request, **_: request.headers.__delitem__("If-None-Match"))
-    with pytest.raises(StoreError, match=r"ignores `If-None-Match: \*` and overwrites"):
         open_store("s3://bucket", settings=settings)
 
 

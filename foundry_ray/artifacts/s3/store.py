@@ -1,35 +1,36 @@
 """A store in a bucket of any S3-compatible server, over boto3.
 
-Decides: how the client is tuned, which answers mean which error, and that every upload's size is verified. Leaves repetition over
-longer outages to `retrying`. Credentials live in an `Endpoint` (hidden from repr) and in boto3's client, never in the pickle: a store
-that lands in another process asks its `connect` again.
-
-Bodies are signed on plain http to other machines; loopback and https carry unsigned payloads, which is 1.5x faster.
+Decides: which request an operation is, what stands in for what the endpoint lacks, and that every upload is verified. Leaves repetition over
+longer outages to `retrying`, bytes in parts to `transfer`, credentials and errors to `connection`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import urlencode
 
 from foundry_ray.artifacts.keys import check_key, check_prefix
-from foundry_ray.artifacts.s3.client import PART_BYTES, Endpoint, client_of
-from foundry_ray.artifacts.s3.transfer import download, opened, upload
-from foundry_ray.errors import ArtifactNotFound, ConfigError, Conflict, StoreDenied, StoreError, StoreUnavailable
+from foundry_ray.artifacts.s3 import listing
+from foundry_ray.artifacts.s3.capabilities import Capabilities, Memory
+from foundry_ray.artifacts.s3.client import PART_BYTES, Endpoint
+from foundry_ray.artifacts.s3.connection import Connection
+from foundry_ray.artifacts.s3.errors import ABSENT, BEYOND_END, EXISTS, code_of, is_denied, is_passing, refused_deletions
+from foundry_ray.artifacts.s3.transfer import abort_stale, download, opened, upload
+from foundry_ray.config import StoreConfig
+from foundry_ray.errors import ArtifactNotFound, Conflict, StoreError, StoreUnavailable
 from foundry_ray.protocols import ObjectInfo
 
-if TYPE_CHECKING:
-    from botocore.exceptions import ClientError
-
-_DENIED = {"401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
-_EXISTS = {"409", "412", "ConditionalRequestConflict", "PreconditionFailed"}
-_BEYOND_END = {"416", "InvalidRange"}
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
-_PASSING = {"429", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests"}
+_log = logging.getLogger(__name__)
+_MAX_DELETED_AT_ONCE = 1_000
 
 
 class S3Store:
@@ -39,52 +40,86 @@ class S3Store:
         uri: What users call it; without credentials.
         bucket: The bucket; it must exist, but see `open_bucket`.
         prefix: Put before every key, with a slash at its end, or empty.
-        connect: Gives the endpoint; picklable and without secrets in it. Asked again after the server was not reached.
+        connect: Gives the endpoint; picklable and without secrets in it. Asked again after the server was not reached or refused.
         hint: What to do where the server does not answer.
+        config: How writes are encrypted and tagged, and whether this process writes alone.
+        capabilities: What the endpoint does, where it is not a server that is known.
+        memory: Where to keep what is found out about the endpoint on the way.
     """
 
-    def __init__(self, *, uri: str, bucket: str, prefix: str, connect: Callable[[], Endpoint], hint: str) -> None:
-        self._uri = uri
+    def __init__(
+        self,
+        *,
+        uri: str,
+        bucket: str,
+        prefix: str,
+        connect: Callable[[], Endpoint],
+        hint: str,
+        config: StoreConfig | None = None,
+        capabilities: Capabilities | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self._config = config or StoreConfig(uri=uri)
+        self._connection = Connection(bucket=bucket, connect=connect, hint=hint, config=self._config)
         self._bucket = bucket
         self._prefix = prefix
-        self._connect = connect
-        self._hint = hint
-        self._known_endpoint: Endpoint | None = None
+        self._capabilities = capabilities or Capabilities()
+        self._memory = memory
 
     @property
     def uri(self) -> str:
-        return self._uri
+        return self._config.uri
+
+    @property
+    def config(self) -> StoreConfig:
+        """The section that it was opened from."""
+        return self._config
 
     @property
     def location(self) -> tuple[str, str]:
         """Bucket and prefix."""
         return self._bucket, self._prefix
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the endpoint does, as far as is known."""
+        return self._capabilities
+
+    @property
+    def connection(self) -> Connection:
+        """How it reaches its server."""
+        return self._connection
+
     def endpoint(self) -> Endpoint:
         """Where the store is now, credentials included. Never log or pickle it."""
-        if self._known_endpoint is None:
-            self._known_endpoint = self._connect()
-        return self._known_endpoint
+        return self._connection.endpoint()
 
     def client(self) -> Any:
         """The process's boto3 client of this endpoint."""
-        return client_of(self.endpoint())
+        return self._connection.client(has_checksums=self._capabilities.streamed_checksums)
+
+    def learn(self, found: Capabilities, memory: Memory | None) -> None:
+        """Take what was found out about the endpoint; `memory` keeps what is found out later."""
+        self._capabilities = found
+        self._memory = memory
 
     def __repr__(self) -> str:
-        return f"S3Store({self._uri})"
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_known_endpoint": None}
+        return f"S3Store({self.uri})"
 
     def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
         target = self._target(key)
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        with self._translated("write", key):
+        if if_absent and not self._capabilities.create_only:
+            self._look_before_creating(key)
+            if_absent = False
+        with self._connection.translated("write", key):
             if size >= PART_BYTES and not if_absent:
-                upload(self.client(), target, source)
+                upload(self.client(), target, source, extra=self.extra())
                 etag = None
             else:
                 etag = self._put_once(target, source, key, if_absent)
+                if etag.strip('"') == _md5(source):
+                    return
             self._verify_size(target, key, size, etag)
 
     def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
@@ -93,12 +128,13 @@ class S3Store:
             return b""
         if start or size is not None:
             target["Range"] = f"bytes={start}-{'' if size is None else start + size - 1}"
-        with self._translated("read", key):
+        with self._connection.translated("read", key):
             try:
-                with self.client().get_object(**target)["Body"] as body:
+                # Used as a context manager itself, a body would check neither its length nor its checksum.
+                with closing(self.client().get_object(**target)["Body"]) as body:
                     data: bytes = body.read()
             except self.client().exceptions.ClientError as error:
-                if _code(error) in _BEYOND_END:
+                if code_of(error) in BEYOND_END:
                     return b""
                 raise
             return data
@@ -108,7 +144,7 @@ class S3Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"~{uuid.uuid4().hex}")
         try:
-            with self._translated("read", key):
+            with self._connection.translated("read", key):
                 digest = download(self.client(), target, temporary)
             temporary.replace(path)
             return digest
@@ -118,7 +154,7 @@ class S3Store:
     def stat(self, key: str) -> ObjectInfo | None:
         target = self._target(key)
         try:
-            with self._translated("look at", key):
+            with self._connection.translated("look at", key):
                 head = self.client().head_object(**target)
         except ArtifactNotFound:
             return None
@@ -126,21 +162,21 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         check_prefix(prefix)
-        with self._translated("list", prefix):
-            pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
-            found = [
-                ObjectInfo(key=item["Key"][len(self._prefix) :], size_bytes=item["Size"], modified_at_s=item["LastModified"].timestamp())
-                for page in pages
-                for item in page.get("Contents", ())
-            ]
-        # Some servers list folder by folder, so that `a/x` comes before `a-b`.
-        return iter(sorted(found, key=lambda info: info.key))
+        return self._in_order(prefix) if self._capabilities.lists_in_key_order else self._sorted(prefix)
 
     def delete(self, *keys: str) -> None:
-        for key in keys:
-            target = self._target(key)
-            with suppress(ArtifactNotFound), self._translated("delete", key):
+        targets = [self._target(key) for key in keys]
+        while len(targets) > 1 and self._capabilities.delete_many:
+            if self._delete_many(targets[:_MAX_DELETED_AT_ONCE]):
+                targets = targets[_MAX_DELETED_AT_ONCE:]
+        for target in targets:
+            with suppress(ArtifactNotFound), self._connection.translated("delete", target["Key"]):
                 self.client().delete_object(**target)
+
+    def sweep(self, older_than_s: float, now_s: float) -> int:
+        """Drop uploads begun more than `older_than_s` before `now_s` and never completed. Returns how many."""
+        with self._connection.translated("clean", self._prefix):
+            return abort_stale(self.client(), self._bucket, self._prefix, older_than_s, now_s)
 
     def open_bucket(self, *, create: bool) -> None:
         """Check that the server answers, accepts the credentials and has the bucket.
@@ -148,9 +184,9 @@ class S3Store:
         Raises:
             StoreUnavailable: Nobody answers.
             StoreDenied: The credentials are refused.
-            ConfigError: There is no such bucket, and `create` is off.
+            ConfigError: There is no such bucket, and `create` is off; or the settings do not work.
         """
-        with self._translated("list", self._prefix):
+        with self._connection.translated("list", self._prefix):
             client = self.client()
             try:
                 client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
@@ -160,21 +196,20 @@ class S3Store:
                 with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
                     client.create_bucket(Bucket=self._bucket)
 
-    def check_create_only(self) -> None:
-        """Prove that a create-only write refuses to overwrite; leases and journals rest on it. Raises StoreError where it does not."""
-        key = f"probe/{uuid.uuid4().hex}"
-        self.put(key, b"1", if_absent=True)
-        try:
-            self.put(key, b"2", if_absent=True)
-        except Conflict:
-            return
-        finally:
-            self.delete(key)
-        message = f"{self._uri} ignores `If-None-Match: *` and overwrites objects, so that two runs could destroy each other's journal."
-        raise StoreError(message, hint="use a server that honours conditional writes, or `store: embedded` or `store: file:///path`.")
+    def extra(self) -> dict[str, str]:
+        """What every write asks for besides: encryption and tags, as arguments of PutObject and CreateMultipartUpload."""
+        return {**encryption_of(self._config), **tagging_of(self._config)}
 
     def _target(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+
+    def _look_before_creating(self, key: str) -> None:
+        if not self._config.single_writer:
+            message = f"{self.uri} has no create-only writes, and {key} must be created once: promotion, resume and leases need create-only writes."
+            hint = "set `store.single_writer: true` if one process at a time writes, or use a server that honours `If-None-Match: *`."
+            raise StoreError(message, hint=hint)
+        if self.stat(key) is not None:
+            raise Conflict(f"{key} exists already in {self.uri}.", hint="read it, then decide again.", key=key)
 
     def _put_once(self, target: dict[str, str], source: bytes | Path, key: str, if_absent: bool) -> str:
         from botocore.exceptions import ClientError
@@ -182,14 +217,14 @@ class S3Store:
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         with opened(source) as stream:
             try:
-                answer = self.client().put_object(**target, **condition, Body=stream)
+                answer = self.client().put_object(**target, **condition, **self.extra(), Body=stream)
             except ClientError as error:
                 # The client's own second attempt meets the object that its first one created.
                 is_repeated = error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
-                if _code(error) in _EXISTS and is_repeated and self._holds(key, source):
-                    return str(self.client().head_object(**target)["ETag"])
+                if code_of(error) in EXISTS and is_repeated and self._holds(key, source):
+                    return str(self.client().head_object(**target).get("ETag", ""))
                 raise
-        return str(answer["ETag"])
+        return str(answer.get("ETag", ""))
 
     def _holds(self, key: str, source: bytes | Path) -> bool:
         return self.get(key) == (source if isinstance(source, bytes) else source.read_bytes())
@@ -198,66 +233,89 @@ class S3Store:
         try:
             head = self.client().head_object(**target)
         except self.client().exceptions.ClientError as error:
-            if _code(error) not in _ABSENT:
+            if code_of(error) not in ABSENT:
                 raise
             head = {"ContentLength": -1, "ETag": etag}
-        is_another_write = etag is not None and head["ETag"] != etag
+        is_another_write = etag is not None and head.get("ETag", "") != etag
         if head["ContentLength"] == size or is_another_write:
             return
         if etag is not None:
             self.client().delete_object(**target)
         held = max(0, head["ContentLength"])
-        message = f"{self._uri} confirmed {key} and then holds {held} of its {size} bytes."
-        raise StoreUnavailable(message, hint="a gateway on the way drops bodies; `foundry doctor` checks the store.", uri=self._uri)
+        message = f"{self.uri} confirmed {key} and then holds {held} of its {size} bytes."
+        raise StoreUnavailable(message, hint="a gateway on the way drops bodies; `foundry doctor` checks the store.", uri=self.uri)
 
-    @contextmanager
-    def _translated(self, action: str, key: str) -> Iterator[None]:
-        from botocore import exceptions as boto
-        from s3transfer.exceptions import RetriesExceededError
+    def _delete_many(self, targets: Sequence[dict[str, str]]) -> bool:
+        """Whether the server took the request."""
+        objects = [{"Key": target["Key"]} for target in targets]
+        with self._connection.translated("delete", f"{len(objects)} objects"):
+            try:
+                answer = self.client().delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            except self.client().exceptions.ClientError as error:
+                if is_denied(error) or is_passing(error) or code_of(error) == "NoSuchBucket":
+                    raise
+                _log.warning("%s refuses DeleteObjects (%s); objects are deleted one by one.", self.uri, code_of(error))
+                self._learn(delete_many=False)
+                return False
+        failed = [error for error in answer.get("Errors", ()) if error.get("Code") not in ABSENT]
+        if failed:
+            raise refused_deletions(failed, self._connection.place)
+        return True
 
-        try:
-            yield
-        except boto.ClientError as error:
-            raise self._refusal(error, action, key) from error
-        except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.TokenRetrievalError) as error:
-            raise self._denied(f"no usable credentials were found ({type(error).__name__})") from error
-        except (boto.ParamValidationError, boto.ProfileNotFound, boto.NoRegionError, boto.ConfigParseError, ValueError) as error:
-            raise ConfigError(
-                f"the settings of {self._uri} are not usable: {error}.", hint="check the bucket's name, AWS_PROFILE and AWS_ENDPOINT_URL."
-            ) from error
-        except (boto.BotoCoreError, RetriesExceededError) as error:
-            where, self._known_endpoint = self._where(), None
-            message = f"{self._uri} did not answer at {where} when asked to {action} {key or 'its objects'} ({type(error).__name__})."
-            raise StoreUnavailable(message, hint=self._hint, uri=self._uri) from error
+    def _in_order(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Page by page; a page out of order is noticed before any of it is given away."""
+        last = ""
+        for page in self._pages(prefix):
+            if all(before <= after for before, after in pairwise([last, *(info.key for info in page)])):
+                yield from page
+                last = page[-1].key
+                continue
+            self._learn(lists_in_key_order=False)
+            if last:
+                message = f"{self.uri} listed {prefix or 'its objects'} in key order at first, and then out of it."
+                raise StoreError(message, hint="repeat the command: from now on the listings of this store are collected and sorted.")
+            yield from self._sorted(prefix)
+            return
 
-    def _where(self) -> str:
-        """Scheme, host and port of the server; a user in the URL stays out of it."""
-        parts = urlsplit(self.client().meta.endpoint_url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    def _sorted(self, prefix: str) -> Iterator[ObjectInfo]:
+        # Some servers list folder by folder, so that `a/x` comes before `a-b`.
+        yield from sorted((info for page in self._pages(prefix) for info in page), key=lambda info: info.key)
 
-    def _refusal(self, error: ClientError, action: str, key: str) -> StoreError | ConfigError:
-        code = _code(error)
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code == "NoSuchBucket":
-            return ConfigError(f"{self._uri}: there is no bucket {self._bucket!r}.", hint=f"`aws s3 mb s3://{self._bucket}` creates it.")
-        if code in _ABSENT:
-            return ArtifactNotFound(f"{key} is not in {self._uri}.", hint="`foundry runs list` shows what the store holds.", key=key)
-        if code in _EXISTS:
-            return Conflict(f"{key} exists already in {self._uri}.", hint="read it, then decide again.", key=key)
-        if code in _DENIED or status in (401, 403):
-            return self._denied(f"it answered {code} to {action} {key}")
-        if code in _PASSING or status >= 500:
-            return StoreUnavailable(f"{self._uri} answered {code} when asked to {action} {key}.", hint=self._hint, uri=self._uri)
-        return StoreError(
-            f"{self._uri} answered {code} ({status}) when asked to {action} {key}.", hint="`foundry doctor` checks the store; see also AWS_REGION."
-        )
+    def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
+        with self._connection.translated("list", prefix):
+            pages = listing.pages(self.client(), bucket=self._bucket, prefix=self._prefix + prefix, place=self._connection.place)
+        while True:
+            with self._connection.translated("list", prefix):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield [
+                ObjectInfo(key=item["Key"][len(self._prefix) :], size_bytes=item["Size"], modified_at_s=item["LastModified"].timestamp())
+                for item in page
+            ]
 
-    def _denied(self, reason: str) -> StoreDenied:
-        hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE), and their rights on the bucket."
-        if self._uri == "embedded":
-            hint = "`foundry store stop`, then repeat: the server starts again with the credentials of this FOUNDRY_HOME."
-        return StoreDenied(f"{self._uri} refused: {reason}.", hint=hint, uri=self._uri)
+    def _learn(self, **found: bool) -> None:
+        self._capabilities = replace(self._capabilities, **found)
+        if self._memory is not None and self._memory.probed_at_s is not None:
+            self._memory.write(self._capabilities, uri=self.uri, probed_at_s=self._memory.probed_at_s)
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def encryption_of(config: StoreConfig) -> dict[str, str]:
+    """The arguments of a write that ask for encryption."""
+    if config.encryption == "none":
+        return {}
+    key = {"SSEKMSKeyId": config.kms_key_id} if config.kms_key_id else {}
+    return {"ServerSideEncryption": config.encryption, **key}
+
+
+def tagging_of(config: StoreConfig) -> dict[str, str]:
+    """The arguments of a write that ask for tags."""
+    return {"Tagging": urlencode(config.tags)} if config.tags else {}
+
+
+def _md5(source: bytes | Path) -> str:
+    """What a server answers as ETag, unless it encrypts with a key of its own or makes up another one."""
+    if isinstance(source, bytes):
+        return hashlib.md5(source, usedforsecurity=False).hexdigest()
+    with source.open("rb") as stream:
+        return hashlib.file_digest(stream, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
