@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pyarrow.fs as arrow_fs
 
+from foundry_ray.artifacts.cache import Cached
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.artifacts.retrying import Retrying
 from foundry_ray.artifacts.s3 import S3Store
@@ -20,7 +21,9 @@ from foundry_ray.protocols import ArtifactStore
 
 def arrow_filesystem(store: ArtifactStore) -> tuple[Any, str]:
     """A pyarrow FileSystem and the base path of the store in it. Raises ConfigError for a store that has no such view."""
-    inner = store.inner if isinstance(store, Retrying) else store
+    inner = store
+    while isinstance(inner, (Cached, Retrying)):
+        inner = inner.inner
     if isinstance(inner, LocalStore):
         return arrow_fs.LocalFileSystem(), str(inner.root)
     if isinstance(inner, S3Store):

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from foundry_ray.artifacts import plans
+from foundry_ray.artifacts.cache import uncached
 from foundry_ray.artifacts.manifest import Manifest, check_files, load_manifest, manifest_bytes, manifest_key, reference
 from foundry_ray.artifacts.packs import Piece, Source, arrange, pieces, write_pack
 from foundry_ray.artifacts.threads import NUM_THREADS, in_threads
@@ -110,7 +111,7 @@ class _Publication:
         if not self._is_there(piece):
             return False
         with tempfile.TemporaryDirectory(prefix="foundry-verify-") as folder, suppress(ArtifactNotFound):
-            return self.store.download(piece.key, Path(folder) / "blob") == piece.sha256
+            return uncached(self.store).download(piece.key, Path(folder) / "blob") == piece.sha256
         return False
 
     def _upload(self, piece: Piece) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from foundry_ray.artifacts import manifests
+from foundry_ray.artifacts.cache import uncached
 from foundry_ray.config import SigningKeys
 from foundry_ray.errors import FoundryError
 from foundry_ray.protocols import ArtifactStore
@@ -30,6 +31,7 @@ def verify(store: ArtifactStore, reference: str, *, load: Load, keys: SigningKey
         ConfigError, ArtifactNotFound: As `resolve`.
         StoreUnavailable: The store did not answer; nothing is said.
     """
+    store = uncached(store)
     entry = reading.show(store, reference)
     return (*_signed(store, entry, keys), *_files(store, entry, load), *_report(store, entry), *_lineage(store, entry))
 
