@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foundry_ray.cli.output import JsonOption, StoreOption, emit
 from foundry_ray.cli.pipelines import AddressOption
+
+if TYPE_CHECKING:
+    from foundry_ray.replay import Replay
 
 _DIFFERENT = 3
 
@@ -29,12 +32,17 @@ def replay(
 ) -> None:
     """Make a registered version again from its lineage, and compare: identical, equivalent or different (exit code 3)."""
     from foundry_ray.context import open_context
-    from foundry_ray.replay import Verdict
     from foundry_ray.replay import replay as make_again
-    from foundry_ray.reporting.replay import replay_table
 
     with open_context(store, events="replay") as context:
         found = make_again(version, context=context, only="student" if only else None, cluster=address, keep=keep)
+    _finish(found)
+
+
+def _finish(found: Replay) -> None:
+    from foundry_ray.replay import Verdict
+    from foundry_ray.reporting.replay import replay_table
+
     emit(found, lambda: replay_table(found))
     if found.verdict is Verdict.DIFFERENT:
         raise typer.Exit(_DIFFERENT)

@@ -97,9 +97,11 @@ def judge(points: Sequence[Point]) -> Verdict:
 
 def differences(kind: str, original: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
     """What the surroundings have become since, one sentence a name, with both values; a name that only one side has counts."""
-    names = sorted({*original, *now})
-    pairs = [(name, original.get(name) or "none", now.get(name) or "none") for name in names]
-    return tuple(f"{kind} {name} was {before} when the version was made, and is {after} now." for name, before, after in pairs if before != after)
+    return tuple(
+        f"{kind} {name} was {original.get(name, 'not recorded')} when the version was made, and is {now.get(name, 'absent')} now."
+        for name in sorted({*original, *now})
+        if original.get(name) != now.get(name)
+    )
 
 
 def _bytes(original: Making, replayed: Making, *, is_teacher_reused: bool) -> Iterator[Point]:

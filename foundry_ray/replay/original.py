@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from foundry_ray import registry
-from foundry_ray.artifacts.manifests import get_json, load_manifest
+from foundry_ray.artifacts.manifests import load_manifest
 from foundry_ray.config import PipelineConfig, validate
 from foundry_ray.errors import ArtifactNotFound
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.replay.comparing import Making
-from foundry_ray.runlog import StageResult, read_result
+from foundry_ray.runlog import read_result
 from foundry_ray.types import DatasetRef, EvaluationReport, Lineage, ModelArtifact, RegistryEntry, from_json
 
 WEIGHTS = "model.safetensors"
@@ -66,9 +66,9 @@ def find_original(store: ArtifactStore, reference: str) -> Original:
 
 def _without_lineage(entry: RegistryEntry) -> ArtifactNotFound:
     name = f"{entry.name}:{entry.version}"
-    run = f"the record of its run {entry.run_id} is" if entry.run_id else "no record of a run is"
+    run = f"the record of its run {entry.run_id} is gone or incomplete" if entry.run_id else "it names no run"
     return ArtifactNotFound(
-        f"{name} has no lineage, so nobody knows what it was made of: it was registered before versions kept one, and {run} in the store.",
+        f"{name} has no lineage, so nobody knows what it was made of: it was registered without one, and {run}.",
         hint="`foundry run` with the pipeline that made it registers a version that can be replayed.",
         key=name,
     )
@@ -87,6 +87,5 @@ def _making(store: ArtifactStore, entry: RegistryEntry, lineage: Lineage) -> Mak
 
 def _report(store: ArtifactStore, entry: RegistryEntry, lineage: Lineage) -> EvaluationReport:
     """Its own run's; a later run may have judged the same version by other gates."""
-    own = read_result(store, "evaluation", lineage.stages["evaluation"])
-    result = own or from_json(StageResult, get_json(store, entry.report), what=entry.report)
-    return from_json(EvaluationReport, result.outputs, what=entry.report)
+    own = lineage.stages.get("evaluation")
+    return registry.read_report(store, f"stages/evaluation/{own}.json" if own else entry.report)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from foundry_ray import data, tasks
+from foundry_ray import data, keys, tasks
 from foundry_ray.artifacts.manifests import fetch, load_manifest, publish
 from foundry_ray.config import StoreConfig
 from foundry_ray.context import Context
@@ -28,6 +28,7 @@ from foundry_ray.stages import library_versions
 from foundry_ray.types import FORMAT_VERSION, DatasetRef, EvaluationReport, ModelArtifact, Trial, TrialState
 
 Part = Literal["student"]
+_OWN_VERSION = "foundry_ray"  # stands among the libraries too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,10 @@ def replay(reference: str, *, context: Context, only: Part | None = None, cluste
 
 
 def _changes(original: Original) -> tuple[str, ...]:
-    return differences("library", original.lineage.versions, library_versions())
+    """Other libraries, another commit, another plugin. A commit counts where one was recorded."""
+    recorded = {name: value for name, value in original.lineage.code.items() if name != _OWN_VERSION}
+    code = {name: value for name, value in keys.code(original.config).items() if name in recorded or name.startswith("plugin ")}
+    return (*differences("library", original.lineage.versions, library_versions()), *differences("code:", recorded, code))
 
 
 def _other_hardware(original: EvaluationReport, replayed: EvaluationReport) -> tuple[str, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from foundry_ray import pipeline
+from foundry_ray import pipeline, registry
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import PipelineConfig, Settings, StoreConfig, validate
@@ -38,7 +39,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(images: Path) -> PipelineConfig:
     space = images.parent / "space.yaml"
-    space.write_text("params: {lr: {float: [0.001, 0.01]}, width: {int: [4, 6]}, depth: {int: [1, 1]}, distil_alpha: {float: [0.1, 0.9]}, weight_bits: {choice: [8]}}")
+    space.write_text(
+        "params: {lr: {float: [0.001, 0.01]}, width: {int: [4, 6]}, depth: {int: [1, 1]}, distil_alpha: {float: [0.1, 0.9]},"
+        " weight_bits: {choice: [8]}}"
+    )
     document = {
         "name": "squares",
         "data": {"source": str(images), "split": {"train": 96, "val": 40, "test": 60}, "augment": ["shift"]},
@@ -96,6 +100,20 @@ def test_a_student_alone_reuses_teacher_and_data_and_counts_its_opening_of_test(
     assert (outcomes["student weights"], outcomes["model.onnx"]) == (Outcome.EQUAL, Outcome.EQUAL)
     assert found.num_test_openings == len(openings) + 1 == len([key for key in _objects(context) if key.startswith(LOG)])
     assert found.folder is None
+
+
+def test_another_trial_in_the_lineage_is_different_and_says_where(context: Context) -> None:
+    entry = registry.resolve(context.store, "squares:1")
+    assert entry.lineage is not None
+    trial = entry.lineage.trial
+    wider = replace(trial, params={**trial.params, "width": 5})
+    names = {"report_key": entry.report, "passed": True, "run_id": entry.run_id}
+    registry.register(context.store, name="forged", model=entry.model, clock=SystemClock(), lineage=replace(entry.lineage, trial=wider), **names)
+    found = replay("forged:1", context=context, only="student")
+    assert found.verdict is Verdict.DIFFERENT
+    different = {point.name for point in found.points if point.outcome is Outcome.DIFFERENT}
+    assert {"student weights", "model.onnx", "student num_params", "student num_macs"} <= different
+    assert not {"data fingerprint", "teacher weights", "teacher num_params"} & different
 
 
 def test_other_data_under_the_same_name_is_refused_with_both_fingerprints(context: Context, images: Path) -> None:

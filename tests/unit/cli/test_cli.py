@@ -19,13 +19,14 @@ from foundry_ray.runtime import jobs
 RunApp = Callable[..., int]
 PIPELINE = Path(__file__).parents[3] / "pipeline.yaml"
 COMMANDS = [
-    *("init", "schema", "plan", "run", "resume", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
+    *("init", "schema", "plan", "run", "resume", "replay", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
     *("runs:list", "runs:show", "runs:delete", "models:list", "models:show", "models:pull"),
     *("endpoints:list", "endpoints:show", "endpoints:delete", "jobs:list", "jobs:status", "jobs:logs", "jobs:stop"),
     *("cluster:up", "cluster:down", "cluster:status", "store:serve", "store:stop", "store:status"),
 ]
 OPTIONS = {
     "run": ["--scale", "--set", "--store", "--address", "--fresh", "--keep", "--json"],
+    "replay": ["--only", "--keep", "--store", "--address", "--json"],
     "report": ["-o", "--store", "--json"],
     "trials": ["--pareto", "--sort", "--json"],
     "submit": ["--address", "--scale", "--set", "--store", "--json"],

@@ -114,6 +114,6 @@ def test_a_reused_teacher_is_marked_as_such() -> None:
 def test_what_changed_around_it_is_named_with_both_values() -> None:
     then, now = {"torch": "2.5", "ray": "2.60.0", "task": "aa"}, {"torch": "2.6", "ray": "2.60.0"}
     assert differences("library", then, now) == (
-        "library task was aa when the version was made, and is none now.",
+        "library task was aa when the version was made, and is absent now.",
         "library torch was 2.5 when the version was made, and is 2.6 now.",
     )
