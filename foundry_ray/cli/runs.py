@@ -1,4 +1,4 @@
-"""Commands on what runs left behind: runs, report, trials."""
+"""Commands on what runs left behind: runs, report, trials; and how a run moves to another store."""
 
 from __future__ import annotations
 
@@ -35,14 +35,54 @@ def runs_show(run: RunArgument, store: StoreOption = None, json_output: JsonOpti
 
 
 def runs_delete(run: RunArgument, store: StoreOption = None, json_output: JsonOption = False) -> None:
-    """Delete a run's record. Stage results stay: other runs may use them."""
+    """Delete a run's record, also one that cannot be read. Stage results stay: other runs may use them."""
     from foundry_ray.context import open_context
-    from foundry_ray.runlog import delete_run, find_run
+    from foundry_ray.runlog import delete_run, find_run_id
 
     with open_context(store) as context:
-        record = find_run(context.store, run)
-        delete_run(context.store, record.run_id)
-    emit({"deleted": record.run_id}, text(f"Deleted the record of {record.run_id}."))
+        run_id = find_run_id(context.store, run)
+        delete_run(context.store, run_id)
+    hint = "What nothing else names now, `foundry store gc` removes once it is old enough; `foundry store du` shows what each run holds."
+    emit({"deleted": run_id}, text(f"Deleted the record of {run_id}. {hint}"))
+
+
+def runs_export(
+    run: RunArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to: a name that ends in .tar or .tar.gz.")],
+    with_checkpoints: Annotated[bool, typer.Option("--with-checkpoints", help="Take along the checkpoints that `store.retention` keeps.")] = False,
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a run with its results, artifacts, journal and registered version into one file."""
+    from foundry_ray.context import open_context
+    from foundry_ray.housekeeping.exporting import export_run
+    from foundry_ray.reporting.housekeeping import exported_line
+    from foundry_ray.runlog import find_run_id
+
+    with open_context(store) as context:
+        retention = context.store_config.retention if with_checkpoints else None
+        exported = export_run(context.store, find_run_id(context.store, run), file, checkpoints=retention, reporter=context.reporter)
+    emit(exported, lambda: exported_line(exported))
+
+
+def runs_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `foundry runs export` wrote.")],
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", min=1, metavar="BYTES", help="Most bytes that the file may hold; 100 GiB if absent.")
+    ] = None,
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Read a run from a file into the store. All of it is checked first; nothing is overwritten, and no alias moves."""
+    from foundry_ray.context import open_context
+    from foundry_ray.housekeeping.archive import MAX_BYTES
+    from foundry_ray.housekeeping.importing import import_run
+    from foundry_ray.reporting.housekeeping import imported_line
+
+    with open_context(store) as context:
+        scratch = context.settings.home / "scratch"
+        imported = import_run(context.store, file, max_bytes=max_bytes or MAX_BYTES, scratch=scratch, reporter=context.reporter)
+    emit(imported, lambda: imported_line(imported))
 
 
 def report(
@@ -86,6 +126,8 @@ def add_to(app: typer.Typer) -> None:
     runs.command("list")(runs_list)
     runs.command("show")(runs_show)
     runs.command("delete")(runs_delete)
+    runs.command("export")(runs_export)
+    runs.command("import")(runs_import)
     app.add_typer(runs, name="runs")
     app.command("report")(report)
     app.command("trials")(trials)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from foundry_ray.artifacts.keys import check_key
@@ -27,7 +27,7 @@ _DOCUMENTS = re.compile(
     r"runs/[^/]+/record\.json|stages/.+\.json|artifacts/.+\.json|registry/.+|registry-names/.+|test_openings/.+\.json|latency/.+\.json"
     r"|checkpoints/[^/]+/[^/]+/[^/]+\.json|studies/[^/]+/journal/.+"
 )
-_FOLDERS = re.compile(r"(?:checkpoints|studies)/([0-9a-f]{32})/")
+_OF_A_STAGE = re.compile(r"(?:checkpoints|studies)/([0-9a-f]{32})/|stages/[^/]+/([0-9a-f]{32})\.json")
 _NEWEST = {"artifacts": MANIFEST_VERSION, "registry": series.FORMAT}
 _HINT = "`foundry store verify` says what it breaks and what mends it."
 _FINISHED = (StageStatus.DONE, StageStatus.REUSED)
@@ -87,22 +87,20 @@ def is_document(key: str) -> bool:
     return _DOCUMENTS.fullmatch(key) is not None
 
 
-def read_contents(store: ArtifactStore, *, roots: Iterable[str] | None = None, progress: Callable[[int], None] | None = None) -> Contents:
-    """List the store, and read its documents: all, or those that the roots lead to. `progress` is told how many are read."""
+def read_contents(store: ArtifactStore, *, roots: Iterable[str] | None = None) -> Contents:
+    """List the store, and read its documents: all, or those that the roots lead to."""
     sizes = {info.key: info.size_bytes for info in store.list("")}
     folders: dict[str, list[str]] = defaultdict(list)
     for key in sizes:
-        folder = _FOLDERS.match(key)
-        if folder:
-            folders[folder.group(1)].append(key)
+        found = _OF_A_STAGE.match(key)
+        if found:
+            folders[found[1] or found[2]].append(key)
     contents = Contents(sizes=sizes, documents={}, folders={name: tuple(keys) for name, keys in folders.items()})
     waiting = [key for key in (sizes if roots is None else roots) if is_document(key)]
     documents: dict[str, Document] = {}
     while waiting:
         for document in in_parallel(lambda key: read_document(store, key, sizes.get(key)), waiting):
             documents[document.key] = document
-            if progress is not None:
-                progress(len(documents))
         named = {key for done in waiting for key in contents.named_by(documents[done])}
         waiting = sorted(key for key in named if key in sizes and key not in documents and is_document(key))
     return Contents(sizes=sizes, documents=documents, folders=contents.folders)

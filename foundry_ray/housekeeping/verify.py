@@ -16,7 +16,7 @@ from foundry_ray.errors import ArtifactNotFound
 from foundry_ray.housekeeping.contents import Contents, Need, read_contents
 from foundry_ray.housekeeping.damage import Judge, Problem
 from foundry_ray.housekeeping.parallel import in_parallel
-from foundry_ray.housekeeping.stretches import sha256_of, uncached
+from foundry_ray.housekeeping.stretches import sha256_of
 from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.runlog import find_run_id
 
@@ -64,7 +64,7 @@ def check_store(store: ArtifactStore, *, name: str = "", deep: bool = False, rep
         problems += judge.orphans()
     known = {problem.key for problem in problems}
     hashed = [need for need in _hashable(contents, is_all=roots is None) if need.key not in known] if deep else []
-    problems += (judge.problem("corrupt", key, detail) for key, detail in _hash_all(uncached(store), hashed, reporter))
+    problems += (judge.problem("corrupt", key, detail) for key, detail in _hash_all(store, hashed, reporter))
     return StoreCheck(
         store=store.uri,
         scope=name,

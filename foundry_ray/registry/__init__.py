@@ -29,8 +29,8 @@ from foundry_ray.registry.naming import CHAMPION, parse, parse_alias
 from foundry_ray.registry.notes import Note, write_note
 from foundry_ray.registry.promoting import promote, rollback, set_alias
 from foundry_ray.registry.reading import resolve, show, versions
-from foundry_ray.registry.records import names, read_report
-from foundry_ray.registry.registering import register
+from foundry_ray.registry.records import Verdict, Version, names, read_report
+from foundry_ray.registry.registering import adopt, register
 from foundry_ray.registry.signatures import SignatureState, check_entry, check_signature, sign_entry
 from foundry_ray.registry.signing import KeyKind, write_key
 from foundry_ray.registry.sources import commit_of
@@ -45,6 +45,9 @@ __all__ = [
     "Note",
     "Registry",
     "SignatureState",
+    "Verdict",
+    "Version",
+    "adopt",
     "check_entry",
     "check_signature",
     "commit_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -64,6 +65,28 @@ def register(
     if passed and (is_news or not _was_champion(store, name, version)):
         promote(store, name, version, note=note, kind="register")
     return reading.show(store, f"{name}:{version}")
+
+
+def adopt(store: ArtifactStore, *, name: str, record: Version, verdicts: Sequence[Verdict]) -> int:
+    """Give a version that comes from another store a number here. No alias moves, and nothing is signed.
+
+    Args:
+        store: Where.
+        name: The name; it is made where it is new.
+        record: The version, whose model is published here.
+        verdicts: What its evaluations said, oldest first; they count only where nothing is said of the version here.
+
+    Returns:
+        The number: that of the version that holds the same model, or a new one.
+    """
+    naming.check_name(name, "model name")
+    version = _version_of(store, name, record)
+    with suppress(Conflict):
+        put_json(store, f"{naming.NAMES}/{name}", {"format_version": 1, "created_at": record.created_at}, if_absent=True)
+    if records.newest_verdict(store, name, version) is None:
+        for verdict in verdicts:
+            records.add_verdict(store, name, version, verdict)
+    return version
 
 
 def _was_champion(store: ArtifactStore, name: str, version: int) -> bool:

@@ -14,6 +14,8 @@ from foundry_ray.reporting.tables import simple
 
 if TYPE_CHECKING:
     from foundry_ray.housekeeping.damage import Problem
+    from foundry_ray.housekeeping.exporting import Exported
+    from foundry_ray.housekeeping.importing import Imported
     from foundry_ray.housekeeping.usage import StoreUsage
     from foundry_ray.housekeeping.verify import StoreCheck
 
@@ -28,7 +30,8 @@ def check_table(check: StoreCheck) -> RenderableType:
     num_damaged = sum(problem.is_damage for problem in check.problems)
     verdict = "nothing is missing or corrupt" if check.is_sound else f"{num_damaged} missing or corrupt"
     line = f"{scope}: {check.num_objects} objects, {check.num_documents} documents read{hashed}: {verdict}."
-    return Group(*([_problems_table(check), ""] if check.problems else []), Text(line, style="green" if check.is_sound else "red"))
+    parts: list[RenderableType] = [_problems_table(check), ""] if check.problems else []
+    return Group(*parts, Text(line, style="green" if check.is_sound else "red"))
 
 
 def _problems_table(check: StoreCheck) -> Table:
@@ -74,4 +77,19 @@ def usage_table(usage: StoreUsage) -> RenderableType:
     )
     price = f"{usage.monthly_price:.2f}" if usage.monthly_price >= 0.01 or not usage.size_bytes else "less than 0.01"
     assumed = f"assuming {usage.price_per_gb_month:g} USD a month for a GB of 2^30 bytes (--price-per-gb-month), without requests and traffic"
-    return Group(kinds, *(["", runs] if usage.runs else []), "", Text(f"{price} USD a month, {assumed}."))
+    parts: list[RenderableType] = [kinds, "", runs] if usage.runs else [kinds]
+    return Group(*parts, "", Text(f"{price} USD a month, {assumed}."))
+
+
+def exported_line(exported: Exported) -> str:
+    """What was written."""
+    sizes = f"{exported.num_objects} objects, {units.si_bytes(exported.size_bytes)}, in {units.si_bytes(exported.archive_bytes)}"
+    return f"Wrote {exported.run_id} to {exported.path}: {sizes}. `foundry runs import {exported.path} --store STORE` reads it."
+
+
+def imported_line(imported: Imported) -> str:
+    """What was read, and what stays behind."""
+    was = f"{imported.num_new} of {imported.num_objects} objects are new" if imported.num_new else "everything was there already"
+    name = imported.model.partition(":")[0]
+    model = f" Its model is {imported.model} here; `foundry models promote {imported.model}` points {name}@champion at it." if imported.model else ""
+    return f"Imported {imported.run_id}: {was}.{model}"
