@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from foundry_ray.artifacts.blobs import MEND, BlobInfo, corrupt, describe
 from foundry_ray.artifacts.manifest import load_manifest
@@ -17,13 +19,16 @@ from foundry_ray.artifacts.threads import NUM_THREADS, in_threads
 from foundry_ray.errors import ArtifactCorrupt, StoreError
 from foundry_ray.protocols import ArtifactStore
 
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
 
 def read_file(store: ArtifactStore, key: str, name: str) -> bytes:
     """One file of an artifact, verified. Raises ArtifactNotFound, ArtifactCorrupt, or StoreError for a name that it does not have."""
     files = load_manifest(store, key).files
     if name not in files:
         raise StoreError(f"{key} has no file {name!r}, it has {', '.join(sorted(files)[:20])}.", hint="name one of them.")
-    return _read(store, files[name], f"{key}:{name}")
+    return _again_if_damaged(lambda: _read(store, files[name], f"{key}:{name}"))
 
 
 def fetch(store: ArtifactStore, key: str, directory: Path, *, num_threads: int = NUM_THREADS) -> dict[str, Path]:
@@ -36,7 +41,7 @@ def fetch(store: ArtifactStore, key: str, directory: Path, *, num_threads: int =
     for name, is_good in zip(names, good, strict=True):
         if not is_good:
             by_object.setdefault(manifest.files[name].key, []).append(name)
-    in_threads(fetching.take, by_object.values(), num_threads=num_threads)
+    in_threads(lambda names: _again_if_damaged(lambda: fetching.take(names)), by_object.values(), num_threads=num_threads)
     return {name: directory / name for name in names}
 
 
@@ -112,6 +117,15 @@ class _Fetch:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+def _again_if_damaged(action: Callable[[], T]) -> T:
+    """What was damaged on its way is right when it is read again (servers check no part of an object); what rots in the store stays wrong."""
+    try:
+        return action()
+    except ArtifactCorrupt as error:
+        _log.warning("%s Reading it again.", error.message)
+        return action()
 
 
 def _read(store: ArtifactStore, blob: BlobInfo, what: str) -> bytes:
