@@ -100,10 +100,15 @@ def lineage_lines(lineage: Lineage | None) -> Iterator[tuple[str, str]]:
 def history_table(moves: Sequence[AliasMove]) -> Table:
     """One line a move, oldest first."""
     rows = [
-        (str(move.number), f"{move.previous or '-'} -> {move.version}", move.kind, move.at, move.by, move.reason or "-", move.report or "-")
+        (str(move.number), f"{move.previous or '-'} -> {move.version}", move.kind, move.at, move.by, move.reason or "-", _stage_key(move.report))
         for move in moves
     ]
     return simple("", ("#", "version", "kind", "when", "who", "why", "report"), rows, right=("#",))
+
+
+def _stage_key(report: str) -> str:
+    """The beginning of the evaluation's stage key, of `stages/evaluation/<key>.json`."""
+    return report.rpartition("/")[2].removesuffix(".json")[:12] or "-"
 
 
 def lineage_tree(entry: RegistryEntry, recipe: Sequence[str]) -> RenderableType:
