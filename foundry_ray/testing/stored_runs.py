@@ -1,0 +1,127 @@
+"""A finished run with all that it leaves in a store, made of a few bytes: for tests of what keeps, moves and judges stores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from foundry_ray.artifacts.manifests import publish
+from foundry_ray.protocols import ArtifactStore, Clock
+from foundry_ray.registry import register
+from foundry_ray.runlog import StageResult, commit_result, save_run
+from foundry_ray.search.events import Event
+from foundry_ray.search.journal import Journal
+from foundry_ray.testing import samples
+from foundry_ray.training.checkpoint import save_checkpoint
+from foundry_ray.types import (
+    ArtifactRef,
+    DatasetRef,
+    ImageSchema,
+    Json,
+    Preprocessing,
+    RunRecord,
+    RunStatus,
+    SplitInfo,
+    StageRecord,
+    StageStatus,
+    canonical_sha256,
+    to_json,
+)
+
+RUN_ID = "mnist-20260101-000000-aaaa"
+
+
+def stage_key_of(stage: str, seed: int = 0) -> str:
+    """The stage key that a stored run has for a stage (`study` for its journal)."""
+    return canonical_sha256([stage, seed])[:32]
+
+
+def store_run(store: ArtifactStore, *, clock: Clock, run_id: str = RUN_ID, seed: int = 0, num_files: int = 20) -> RunRecord:
+    """Store a run that is done, with data set, teacher, study, student, report, registered version, journal and checkpoints.
+
+    Args:
+        store: Where to.
+        clock: Dates what is written.
+        run_id: Its name.
+        seed: Another one makes another teacher and student; the data set is the same for all.
+        num_files: Files of the data set; many small ones are packed.
+    """
+    run = _Run(store, clock, run_id, seed)
+    dataset = _dataset(run.publish("dataset", {f"part-{number:03d}.npy": b"rows %d" % number for number in range(num_files)}))
+    teacher = replace(samples.model("teacher"), artifact=run.publish("model", {"model.onnx": b"teacher %d" % seed}), parents=(dataset.key,))
+    parents = (teacher.artifact.key,)
+    files = {"model.onnx": b"student %d" % seed, "model.safetensors": bytes(300_000)}
+    student = replace(samples.model(), artifact=run.publish("model", files, {"parents": list(parents)}), parents=parents)
+    run.finish("data", to_json(dataset))
+    run.finish("teacher", to_json(teacher))
+    run.finish("search", run.search())
+    run.finish("student", to_json(student))
+    report = replace(samples.report(), model=student.artifact.key)
+    report_key = run.finish("evaluation", to_json(report))
+    entry = register(store, name="mnist", model=student, report_key=report_key, passed=True, run_id=run_id, clock=clock)
+    run.finish("registry", to_json(entry))
+    run.checkpoints()
+    return run.save()
+
+
+class _Run:
+    def __init__(self, store: ArtifactStore, clock: Clock, run_id: str, seed: int) -> None:
+        self._store = store
+        self._seed = seed
+        self._time = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
+        self._record = RunRecord(run_id=run_id, pipeline="mnist", config={"name": "mnist"}, versions={"ray": "2.60.0"}, source="pipeline.yaml")
+
+    def publish(self, kind: str, files: Mapping[str, bytes], meta: Json = None) -> ArtifactRef:
+        return publish(self._store, kind=kind, files=files, meta=meta, created_at=self._time)
+
+    def finish(self, stage: str, outputs: Json) -> str:
+        """The key of the stage's result."""
+        key = stage_key_of(stage, 0 if stage == "data" else self._seed)
+        result = StageResult(outputs=outputs, run_id=self._record.run_id, created_at=self._time, duration_s=1.0, versions={})
+        commit_result(self._store, stage, key, result)
+        done = StageRecord(name=stage, key=key, status=StageStatus.DONE, outputs=outputs, duration_s=1.0)
+        self._record = replace(self._record, stages=(*self._record.stages, done))
+        return f"stages/{stage}/{key}.json"
+
+    def search(self) -> Json:
+        """Store a journal of two segments and three trials with checkpoints; returns the result that names them."""
+        study_key = stage_key_of("study", self._seed)
+        journal = Journal(self._store, f"studies/{study_key}/journal", driver=f"driver {self._seed}")
+        journal.open()
+        trials = []
+        for trial in samples.study().trials:
+            checkpoint = self._put_hashed(f"studies/{study_key}/trials/{trial.number:06d}", b"trial %d" % trial.number)
+            trials.append(replace(trial, checkpoint=checkpoint))
+            journal.append(Event(kind="rung", number=trial.number, checkpoint=checkpoint))
+        journal.commit()
+        return to_json(replace(samples.study(), study_key=study_key, trials=tuple(trials)))
+
+    def checkpoints(self) -> None:
+        """Two epochs of the teacher, and one of the student."""
+        for epoch in (1, 2):
+            save_checkpoint(self._store, stage_key_of("teacher", self._seed), epoch, {"loop.pt": b"epoch %d" % epoch})
+        self._put_hashed(f"checkpoints/{stage_key_of('student', self._seed)}", b"student epoch")
+
+    def save(self) -> RunRecord:
+        self._record = replace(self._record, status=RunStatus.DONE, started_at=self._time, ended_at=self._time)
+        save_run(self._store, self._record)
+        return self._record
+
+    def _put_hashed(self, folder: str, data: bytes) -> str:
+        data += b" of %d" % self._seed
+        key = f"{folder}/000001-{hashlib.sha256(data).hexdigest()[:32]}.pt"
+        self._store.put(key, data)
+        return key
+
+
+def _dataset(artifact: ArtifactRef) -> DatasetRef:
+    return DatasetRef(
+        key=artifact.key,
+        fingerprint="f" * 64,
+        task="image_classification",
+        splits={"train": SplitInfo(num_rows=3, num_bytes=30)},
+        schema=ImageSchema(channels=1, height=2, width=2, dtype="uint8", classes=("a", "b")),
+        preprocessing=Preprocessing(mean=(0.0,), std=(1.0,)),
+    )
