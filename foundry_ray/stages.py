@@ -1,6 +1,9 @@
 """Carries out one stage after another for a run: reuse, lease, commit, record. Knows what no stage does.
 
 Decides: whether a stage is reused, waited for or done; what the record says. Leaves to others: what a stage does (`pipeline`).
+
+What a run is about to use, its record names first: from then on a collection of garbage keeps it. One that was past its last look by then
+(`artifacts.plans`) is let finish, and what is left counts.
 """
 
 from __future__ import annotations
@@ -14,7 +17,18 @@ from typing import TypeVar
 
 from foundry_ray.context import Context
 from foundry_ray.errors import StoreError
-from foundry_ray.runlog import Lease, StageResult, commit_result, forget_result, hold, read_result, save_run
+from foundry_ray.runlog import (
+    Lease,
+    StageResult,
+    commit_result,
+    forget_result,
+    hold,
+    outlast_collections,
+    read_result,
+    record_key,
+    result_key,
+    save_run,
+)
 from foundry_ray.types import RunRecord, RunStatus, StageRecord, StageStatus, from_json, to_json
 
 T = TypeVar("T")
@@ -54,6 +68,7 @@ class StageRunner:
         """
         store = self._context.store
         is_fresh = name in self._fresh
+        self._lay_claim(name, key, progress_key or "")
         result = read_result(store, name, key)
         if result is not None and not is_fresh:
             return self._reuse(name, key, result, kind, "equal inputs were done by run " + result.run_id)
@@ -80,6 +95,25 @@ class StageRunner:
         """Do a stage whose result is the state of the world and not an object: always."""
         return self._work(name, "", work, None)
 
+    def _lay_claim(self, name: str, key: str, progress_key: str) -> None:
+        """Name in the record what the stage may use, and see that nobody deletes it."""
+        before = self.record.stage(name)
+        if before is None or before.key != key:
+            before = StageRecord(name=name, key=key, attempts=before.attempts if before else 0)
+        folders = tuple(f"{prefix}/{progress_key or key}/" for prefix in PROGRESS_PREFIXES)
+        needs = (result_key(name, key), record_key(self.record.run_id), "targets/", *folders)
+        is_settled = False
+        while not is_settled:
+            self._note(replace(before, progress_key=progress_key))  # again after a wait: the record may have been among what was deleted
+            is_settled = not outlast_collections(
+                self._context.store,
+                needs,
+                what=f"stage {name}",
+                wait_s=self._context.limits.lease_wait_s,
+                clock=self._context.clock,
+                reporter=self._context.reporter,
+            )
+
     def _forget(self, name: str, key: str, progress_key: str) -> None:
         store = self._context.store
         forget_result(store, name, key)
@@ -93,14 +127,17 @@ class StageRunner:
         changed = [f"{library} {version} -> {now[library]}" for library, version in result.versions.items() if now.get(library, version) != version]
         if changed:
             self._context.reporter.warn(f"stage {name} is reused although libraries changed: {', '.join(changed)}; `--fresh {name}` does it again.")
-        self._note(StageRecord(name=name, key=key, status=StageStatus.REUSED, outputs=result.outputs, duration_s=result.duration_s, reason=reason))
+        before = self.record.stage(name) or StageRecord(name=name, key=key)
+        self._note(
+            replace(before, status=StageStatus.REUSED, outputs=result.outputs, attempts=0, duration_s=result.duration_s, reason=reason, error=None)
+        )
         self._context.reporter.reused(name, reason)
         return from_json(kind, result.outputs, what=f"stages/{name}/{key}.json")
 
     def _work(self, name: str, key: str, work: Callable[[], T], lease: Lease | None) -> T:
         clock = self._context.clock
-        before = self.record.stage(name)
-        stage = StageRecord(name=name, key=key, status=StageStatus.RUNNING, attempts=(before.attempts if before else 0) + 1)
+        before = self.record.stage(name) or StageRecord(name=name, key=key)
+        stage = StageRecord(name=name, key=key, status=StageStatus.RUNNING, attempts=before.attempts + 1, progress_key=before.progress_key)
         self._note(stage)
         began_s = clock.monotonic_s()
         try:

@@ -342,7 +342,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
-    """What one run did with one stage. `outputs` is the stage's typed result as JSON."""
+    """What one run did with one stage. `outputs` is the stage's typed result as JSON; partial work lies under `progress_key`, if it says one."""
 
     name: str
     key: str
@@ -352,6 +352,7 @@ class StageRecord:
     duration_s: float = 0.0
     reason: str = ""
     error: str | None = None
+    progress_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Commands on the store: serve, stop and status of the embedded one; verify and du of any."""
+"""Commands on the store: serve, stop and status of the embedded one; verify, du and gc of any."""
 
 from __future__ import annotations
 
@@ -76,6 +76,39 @@ def store_du(
     emit(usage, lambda: usage_table(usage))
 
 
+def store_gc(
+    apply: Annotated[bool, typer.Option("--apply", help="Mark what goes; where it was marked a grace ago, delete it.")] = False,
+    grace: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="How long what nothing names is left alone before it is marked, and again before it is deleted: 30m, 24h, 7d. "
+            "With 0s both happen at once: let running pipelines finish first.",
+        ),
+    ] = "24h",
+    store: StoreOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Say what nothing in the store needs any more, by kind; with --apply, remove it in two steps. `store.retention` says what may go."""
+    from foundry_ray.context import open_context
+    from foundry_ray.housekeeping.gc import Collector
+    from foundry_ray.reporting.collection import collection_table
+    from foundry_ray.reporting.units import parse_duration
+
+    grace_s = parse_duration(grace, key="--grace")
+    with open_context(store) as context:
+        collector = Collector(
+            store=context.store,
+            retention=context.store_config.retention,
+            grace_s=grace_s,
+            clock=context.clock,
+            reporter=context.reporter,
+            limits=context.limits,
+        )
+        collection = collector.collect() if apply else collector.look()
+    emit(collection, lambda: collection_table(collection))
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     store = typer.Typer(help="The store: the embedded server, and what a store holds.", no_args_is_help=True)
@@ -84,4 +117,5 @@ def add_to(app: typer.Typer) -> None:
     store.command("status")(store_status)
     store.command("verify")(store_verify)
     store.command("du")(store_du)
+    store.command("gc")(store_gc)
     app.add_typer(store, name="store")

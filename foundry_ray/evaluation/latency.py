@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from foundry_ray.errors import StoreError
+from foundry_ray.documents import envelope
 from foundry_ray.evaluation.quiet import QuietGate
 from foundry_ray.evaluation.timing import Timing, sample, summarize
 from foundry_ray.inference import cpu_name, graph_sha256, open_runtime, runtime_version
@@ -91,9 +91,7 @@ def measure_pair(
 
 
 def _decoded(document: Json, key: str) -> LatencyResult:
-    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
-        raise StoreError(f"{key} was written by another foundry, wanted format_version {FORMAT_VERSION}.", hint=f"delete {key}: it is a cache.")
-    return from_json(LatencyResult, document["result"], what=key)
+    return from_json(LatencyResult, envelope(document, what=key).get("result"), what=key)
 
 
 def _measured(conditions: _Conditions, files: Sequence[bytes], batch_size: int) -> tuple[list[LatencyResult], float]:

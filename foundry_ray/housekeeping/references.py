@@ -20,12 +20,12 @@ _STAGE_KEY = re.compile(r"[0-9a-f]{32}")
 
 def named_keys(document: Json) -> frozenset[str]:
     """The store keys that stand in any string of a JSON value. What no store could hold (`artifacts/../x`) names nothing."""
-    return frozenset(text for text in _strings(document) if text.partition("/")[0] in KINDS and _is_key(text))
+    return frozenset(text for text in strings(document) if text.partition("/")[0] in KINDS and _is_key(text))
 
 
 def named_stage_keys(document: Json) -> frozenset[str]:
     """The stage and study keys (32 hex digits) that stand in any string of a JSON value, alone or as a segment of a store key."""
-    segments = (segment.partition(".")[0] for text in _strings(document) for segment in text.split("/"))
+    segments = (segment.partition(".")[0] for text in strings(document) for segment in text.split("/"))
     return frozenset(segment for segment in segments if _STAGE_KEY.fullmatch(segment))
 
 
@@ -39,7 +39,7 @@ def _is_key(text: str) -> bool:
     return True
 
 
-def _strings(document: Json) -> Iterator[str]:
+def strings(document: Json) -> Iterator[str]:
     """Every string, keys of objects too. A loop and no recursion: a hostile document may be nested deeper than the stack."""
     waiting: list[Json] = [document]
     while waiting:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from foundry_ray.errors import OutOfRange
+
 
 def si_bytes(value: float) -> str:
     """Bytes with a binary prefix: 2.7 MiB."""
@@ -57,3 +61,15 @@ def value(metric: str, number: float) -> str:
 def times(number: int) -> str:
     """How often: once, twice, 3 times."""
     return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def parse_duration(text: str, *, key: str) -> float:
+    """Seconds of `30s`, `15m`, `24h` or `7d`. Raises OutOfRange, naming `key`."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise OutOfRange(f"{key} is {text!r}, wanted a number with s, m, h or d.", hint=f"for example `{key} 24h`.", key=key, value=text)
+    return float(match[1]) * _SECONDS[match[2]]

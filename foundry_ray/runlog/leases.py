@@ -18,7 +18,7 @@ from pathlib import Path
 from foundry_ray.artifacts.manifests import get_json, put_json
 from foundry_ray.errors import ArtifactNotFound, Conflict, StoreError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
-from foundry_ray.types import Json, from_json, to_json
+from foundry_ray.types import FORMAT_VERSION, Json, from_json, to_json
 
 _BEATS_PER_TTL = 4
 
@@ -31,6 +31,7 @@ class Holder:
     machine: str
     pid: int
     started: str
+    format_version: int = FORMAT_VERSION
 
     @classmethod
     def of_this_process(cls, run_id: str) -> Holder:
@@ -91,6 +92,12 @@ class Lease:
                 key=self._key,
             )
 
+    def confirm(self) -> None:
+        """As `check`, but asks the store now: for work that must not overlap by a heartbeat."""
+        if _latest_fence(self._store, self._key) != self.fence:
+            self._lost.set()
+        self.check()
+
     def release(self) -> None:
         """Let the next one in: at once, or, where the store does not hear it, when the silence is noticed."""
         self._stop.set()
@@ -118,8 +125,9 @@ def hold(
     clock: Clock,
     reporter: Reporter,
     is_done: Callable[[], bool],
+    what: str = "the same stage",
 ) -> Iterator[Lease | None]:
-    """Hold the lease on `key`, or wait for whoever does.
+    """Hold the lease on `key`, or wait for whoever does. `what` is how users call the work.
 
     Yields:
         The lease; or None when `is_done` became true while waiting, so that there is nothing left to do.
@@ -127,7 +135,7 @@ def hold(
     Raises:
         Conflict: The wait lasted longer than `wait_s`.
     """
-    lease = _acquire(store, key, run_id=run_id, ttl_s=ttl_s, wait_s=wait_s, clock=clock, reporter=reporter, is_done=is_done)
+    lease = _acquire(store, key, run_id=run_id, ttl_s=ttl_s, wait_s=wait_s, clock=clock, reporter=reporter, is_done=is_done, what=what)
     try:
         yield lease
     finally:
@@ -136,7 +144,16 @@ def hold(
 
 
 def _acquire(
-    store: ArtifactStore, key: str, *, run_id: str, ttl_s: float, wait_s: float, clock: Clock, reporter: Reporter, is_done: Callable[[], bool]
+    store: ArtifactStore,
+    key: str,
+    *,
+    run_id: str,
+    ttl_s: float,
+    wait_s: float,
+    clock: Clock,
+    reporter: Reporter,
+    is_done: Callable[[], bool],
+    what: str,
 ) -> Lease | None:
     deadline_s = clock.monotonic_s() + wait_s
     watch = _Watch(ttl_s)
@@ -150,7 +167,7 @@ def _acquire(
                 return lease
             continue
         if not is_announced:
-            reporter.warn(f"run {blocker.run_id} is working on the same stage; waiting for its result.")
+            reporter.warn(f"run {blocker.run_id} is working on {what}; waiting for its result.")
             is_announced = True
         if clock.monotonic_s() > deadline_s:
             raise Conflict(
@@ -172,7 +189,10 @@ def _blocker(store: ArtifactStore, key: str, fence: int) -> Holder | None:
     if fence == 0 or store.stat(_object(key, fence, "done")) is not None:
         return None
     path = _object(key, fence, "claim")
-    return from_json(Holder, get_json(store, path), what=path)
+    try:
+        return from_json(Holder, get_json(store, path), what=path)
+    except ArtifactNotFound:
+        return None  # given back long ago, and cleared away since it was listed
 
 
 def _beat(store: ArtifactStore, key: str, fence: int) -> Json:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from foundry_ray.artifacts.manifests import get_json, put_json
+from foundry_ray.documents import envelope
 from foundry_ray.errors import ArtifactNotFound, ConfigError
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.types import FORMAT_VERSION, RunRecord, from_json, to_json
@@ -19,19 +20,24 @@ def new_run_id(pipeline: str, clock: Clock) -> str:
     return f"{pipeline}-{datetime.fromtimestamp(clock.now_s(), UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def record_key(run_id: str) -> str:
+    """Where the record of a run lies."""
+    return f"{_PREFIX}{run_id}/record.json"
+
+
 def save_run(store: ArtifactStore, record: RunRecord) -> None:
     """Write the record as it stands; the last writer wins, and a run has one writer."""
-    put_json(store, f"{_PREFIX}{record.run_id}/record.json", {"format_version": FORMAT_VERSION, "record": to_json(record)})
+    put_json(store, record_key(record.run_id), {"format_version": FORMAT_VERSION, "record": to_json(record)})
 
 
 def load_run(store: ArtifactStore, run_id: str) -> RunRecord:
     """Raises ArtifactNotFound, naming the most recent runs."""
-    key = f"{_PREFIX}{run_id}/record.json"
+    key = record_key(run_id)
     try:
-        document = get_json(store, key)
+        document = envelope(get_json(store, key), what=key)
     except ArtifactNotFound as error:
         raise _unknown(store, run_id) from error
-    return from_json(RunRecord, document.get("record") if isinstance(document, dict) else None, what=key)
+    return from_json(RunRecord, document.get("record"), what=key)
 
 
 def list_runs(store: ArtifactStore) -> Iterator[str]:

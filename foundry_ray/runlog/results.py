@@ -24,13 +24,14 @@ class StageResult:
     format_version: int = FORMAT_VERSION
 
 
-def _path(stage: str, key: str) -> str:
+def result_key(stage: str, key: str) -> str:
+    """Where the result of a stage lies."""
     return f"stages/{stage}/{key}.json"
 
 
 def read_result(store: ArtifactStore, stage: str, key: str) -> StageResult | None:
     """The committed result under this key, or None. Raises ArtifactCorrupt for one that cannot be read."""
-    path = _path(stage, key)
+    path = result_key(stage, key)
     try:
         document = get_json(store, path)
     except ArtifactNotFound:
@@ -41,9 +42,9 @@ def read_result(store: ArtifactStore, stage: str, key: str) -> StageResult | Non
 def commit_result(store: ArtifactStore, stage: str, key: str, result: StageResult) -> None:
     """Commit a result; where another run was first, its equal result stands."""
     with contextlib.suppress(Conflict):
-        put_json(store, _path(stage, key), to_json(result), if_absent=True)
+        put_json(store, result_key(stage, key), to_json(result), if_absent=True)
 
 
 def forget_result(store: ArtifactStore, stage: str, key: str) -> None:
     """Make the next run do this stage again (`--fresh STAGE`)."""
-    store.delete(_path(stage, key))
+    store.delete(result_key(stage, key))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import cast
 
+from foundry_ray.documents import envelope
 from foundry_ray.errors import ArtifactCorrupt, Conflict
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.search.events import Event, event_from_json
@@ -89,7 +90,7 @@ class Journal:
 
     def _decode(self, data: bytes, key: str) -> list[Event]:
         try:
-            document = cast(dict[str, Json], json.loads(data))
+            document = envelope(json.loads(data), what=key)
             return [event_from_json(one, what=key) for one in cast(list[Json], document["events"])]
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactCorrupt(f"{key} is no segment of a journal: {error}.", hint="`--fresh search` starts the study again.", key=key) from error

@@ -27,9 +27,9 @@ from foundry_ray.search.policy import parse_policy
 from foundry_ray.search.sampler import Sampler
 from foundry_ray.search.space import load_space
 from foundry_ray.search.state import StudyState
-from foundry_ray.search.targets import TargetSpec, has_logits, teacher_logits
+from foundry_ray.search.targets import TargetSpec, has_logits, teacher_logits, trial_seed
 from foundry_ray.search.trial import TrialContext, TrialRunner
-from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact, Scalar, SearchSpace, StudyResult, Trial, canonical_sha256
+from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact, Scalar, SearchSpace, StudyResult, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,7 +161,7 @@ def _make_logits(spec: TargetSpec, *, store: ArtifactStore, reporter: Reporter) 
 
 def _target_spec(context: StudyContext) -> TargetSpec:
     return TargetSpec(
-        dataset=context.dataset, teacher=context.teacher, augment=context.augment, views=context.student.target_views, seed=_trial_seed(context.seed)
+        dataset=context.dataset, teacher=context.teacher, augment=context.augment, views=context.student.target_views, seed=trial_seed(context.seed)
     )
 
 
@@ -183,7 +183,7 @@ def _shared(context: StudyContext, logits_VNC: np.ndarray | None, *, limits: tup
         student=context.student,
         constraints=limits,
         batch_size=context.search.latency.batch_size,
-        seed=_trial_seed(context.seed),
+        seed=trial_seed(context.seed),
         prefix=prefix,
     )
 
@@ -208,13 +208,8 @@ def _rules(context: StudyContext, space: SearchSpace) -> Rules:
         sampler=sampler,
         policy=parse_policy(search.choose),
         teacher_accuracy=accuracy,
-        trial_seed=_trial_seed(context.seed),
+        trial_seed=trial_seed(context.seed),
     )
-
-
-def _trial_seed(seed: int) -> int:
-    """One for all trials: they see the same batches, and differ by their parameters alone."""
-    return int(canonical_sha256({"seed": seed, "use": "trial"})[:7], 16)
 
 
 def _recipe_of(params: Mapping[str, Scalar]) -> CompressionRecipe:

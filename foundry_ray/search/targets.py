@@ -33,8 +33,24 @@ class TargetSpec:
     @property
     def key(self) -> str:
         """Where they lie in the store."""
-        parts: Json = [_VERSION, self.dataset.fingerprint, self.teacher.artifact.sha256, list(self.augment), self.views, self.seed]
-        return f"targets/{canonical_sha256(parts)}.npz"
+        return target_key(
+            fingerprint=self.dataset.fingerprint,
+            teacher_sha256=self.teacher.artifact.sha256,
+            augment=self.augment,
+            views=self.views,
+            seed=self.seed,
+        )
+
+
+def target_key(*, fingerprint: str, teacher_sha256: str, augment: tuple[str, ...], views: int, seed: int) -> str:
+    """Where the logits of this teacher on this data set lie in the store."""
+    parts: Json = [_VERSION, fingerprint, teacher_sha256, list(augment), views, seed]
+    return f"targets/{canonical_sha256(parts)}.npz"
+
+
+def trial_seed(seed: int) -> int:
+    """One for all trials of a run: they see the same batches, and differ by their parameters alone."""
+    return int(canonical_sha256({"seed": seed, "use": "trial"})[:7], 16)
 
 
 def teacher_logits(spec: TargetSpec, *, store: ArtifactStore, reporter: Reporter) -> np.ndarray:

@@ -106,7 +106,7 @@ def test_a_cache_of_another_format_is_refused_by_name(meter, memory_store):
     meter.measure(linear(1.0), batch_size=1)
     [key] = memory_store.objects
     memory_store.put(key, json.dumps({"format_version": 99}).encode())
-    with pytest.raises(StoreError, match="was written by another foundry, wanted format_version 1"):
+    with pytest.raises(StoreError, match="has format_version 99, this foundry reads up to 1"):
         meter.measure(linear(1.0), batch_size=1)
 
 
