@@ -35,7 +35,7 @@ def models_promote(
         note = _note(context, reason)
         entry = registry.resolve(context.store, model)
         move = registry.promote(context.store, entry.name, entry.version, alias=alias, note=note, expect=expect)
-    _emit_move(entry.name, alias, move, note)
+    _emit_move(entry.name, alias, move)
 
 
 def models_rollback(
@@ -51,9 +51,8 @@ def models_rollback(
     from foundry_ray.context import open_context
 
     with open_context(store) as context:
-        note = _note(context, reason)
-        move = registry.rollback(context.store, name, alias=alias, to=to, note=note)
-    _emit_move(name, alias, move, note)
+        move = registry.rollback(context.store, name, alias=alias, to=to, note=_note(context, reason))
+    _emit_move(name, alias, move)
 
 
 def models_tag(
@@ -116,8 +115,6 @@ def _note(context: Context, reason: str) -> Note:
     return write_note(context.clock, by=context.settings.who, reason=reason)
 
 
-def _emit_move(name: str, alias: str, move: AliasMove, note: Note) -> None:
-    is_new = (move.at, move.by, move.reason) == (note.at, note.by, note.reason)
-    before = f", {move.previous} before" if move.previous is not None else ""
-    said = f"{name}@{alias} points at version {move.version}{before}." if is_new else f"{name}@{alias} points at version {move.version} already."
-    emit(move, text(said))
+def _emit_move(name: str, alias: str, move: AliasMove) -> None:
+    before = f", before it at {move.previous}" if move.previous is not None else ""
+    emit(move, text(f"{name}@{alias} points at version {move.version}{before} (move {move.number}, {move.by}, {move.at})."))

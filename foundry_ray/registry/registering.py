@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from foundry_ray.artifacts.manifests import put_json
+from foundry_ray.artifacts.manifests import artifact_sha256, put_json
 from foundry_ray.config import SigningKeys
-from foundry_ray.errors import ArtifactNotFound, Conflict
+from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, Conflict
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import moves, naming, reading, records, series, signatures
 from foundry_ray.registry.naming import CHAMPION
 from foundry_ray.registry.notes import Note
 from foundry_ray.registry.promoting import promote
 from foundry_ray.registry.records import Verdict, Version
-from foundry_ray.types import Json, Lineage, ModelArtifact, RegistryEntry, to_json
+from foundry_ray.types import ArtifactRef, Json, Lineage, ModelArtifact, RegistryEntry, to_json
 
 
 def register(
@@ -60,7 +60,7 @@ def register(
     with suppress(Conflict):
         put_json(store, f"{naming.NAMES}/{name}", {"format_version": 1, "created_at": created_at}, if_absent=True)
     if signer is not None:  # before any alias points at it: who follows one finds the signature
-        signatures.sign(store, name, version, model.artifact, signer=signer, note=note)
+        signatures.sign(store, name, version, _as_registered(store, name, version, model), signer=signer, note=note)
     is_news = records.add_verdict(store, name, version, Verdict(report=report_key, passed=passed, run_id=run_id, created_at=created_at))
     if passed and (is_news or not _was_champion(store, name, version)):
         promote(store, name, version, note=note, kind="register")
@@ -87,6 +87,17 @@ def adopt(store: ArtifactStore, *, name: str, record: Version, verdicts: Sequenc
         for verdict in verdicts:
             records.add_verdict(store, name, version, verdict)
     return version
+
+
+def _as_registered(store: ArtifactStore, name: str, version: int, model: ModelArtifact) -> ArtifactRef:
+    """Where the version says that this model lies: another generation of the same manifest, perhaps. Raises ArtifactCorrupt for another model."""
+    found = records.load_version(store, name, version, is_whole=False).model.artifact
+    actual, expected = artifact_sha256(found.key), artifact_sha256(model.artifact.key)
+    if actual == expected:
+        return found
+    key = series.key_of(naming.version_folder(name), version)
+    message = f"{key} says that it holds model {expected[:12]} and names manifest {actual[:12]}; it is not signed."
+    raise ArtifactCorrupt(message, hint=f"`foundry models verify {name}:{version}`.", key=key, expected=expected, actual=actual)
 
 
 def _was_champion(store: ArtifactStore, name: str, version: int) -> bool:

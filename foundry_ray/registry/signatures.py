@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from foundry_ray.artifacts.manifests import artifact_sha256
 from foundry_ray.config import SigningKeys, signing_keys
 from foundry_ray.errors import ArtifactCorrupt, ConfigError, SignatureInvalid
 from foundry_ray.protocols import ArtifactStore
@@ -152,8 +153,8 @@ def _signatures(store: ArtifactStore, name: str, version: int) -> Iterator[Signa
 
 
 def _statement(name: str, version: int, model: str) -> Json:
-    sha256 = model.rpartition("/")[2].removesuffix(".json")  # a manifest is named by its hash, which every read of it checks
-    return {"format": _FORMAT, "name": name, "version": version, "manifest": model, "sha256": sha256}
+    """What is signed. The key of a manifest names its hash, which every read of it checks."""
+    return {"format": _FORMAT, "name": name, "version": version, "manifest": model, "sha256": artifact_sha256(model)}
 
 
 def _message(statement: Json) -> bytes:

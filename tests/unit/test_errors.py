@@ -36,6 +36,7 @@ def test_every_error_survives_pickling_with_its_facts(cls: type[FoundryError]) -
         (errors.DeployTimeout, 4),
         (errors.Conflict, 5),
         (errors.ArtifactCorrupt, 5),
+        (errors.SignatureInvalid, 5),
         (errors.Diverged, 5),
     ],
 )

@@ -21,6 +21,7 @@ PIPELINE = Path(__file__).parents[3] / "pipeline.yaml"
 COMMANDS = [
     *("init", "schema", "plan", "run", "resume", "replay", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
     *("runs:list", "runs:show", "runs:delete", "models:list", "models:show", "models:pull"),
+    *("models:history", "models:promote", "models:rollback", "models:tag", "models:verify", "models:sign", "models:keygen"),
     *("endpoints:list", "endpoints:show", "endpoints:delete", "jobs:list", "jobs:status", "jobs:logs", "jobs:stop"),
     *("cluster:up", "cluster:down", "cluster:status", "store:serve", "store:stop", "store:status"),
 ]
@@ -72,7 +73,7 @@ def _leaves(kind: type[FoundryError] = FoundryError) -> Iterator[type[FoundryErr
         (2, "RecipeInfeasible ResourcesUnavailable ArtifactNotFound"),
         (3, "NoFeasibleTrial RolloutRejected"),
         (4, "ClusterUnreachable ClusterDenied StoreUnavailable StoreDenied DeployTimeout"),
-        (5, "Conflict ArtifactCorrupt WorkerGroupFailed Diverged Preempted ParityFailed ReplicaUnhealthy"),
+        (5, "Conflict ArtifactCorrupt SignatureInvalid WorkerGroupFailed Diverged Preempted ParityFailed ReplicaUnhealthy"),
     ],
 )
 def test_each_error_ends_with_its_exit_code_and_two_lines(foundry: RunApp, capsys: pytest.CaptureFixture[str], code: int, names: str) -> None:

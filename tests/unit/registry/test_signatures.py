@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from foundry_ray import registry
 from foundry_ray.config import SigningKeys
-from foundry_ray.errors import ConfigError, SignatureInvalid
+from foundry_ray.errors import ArtifactCorrupt, ConfigError, SignatureInvalid
 from foundry_ray.registry.signing import make_key
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.stores import FailingStore, MemoryStore
@@ -116,6 +117,24 @@ def test_the_champion_is_signed_before_it_is_the_champion(store: MemoryStore) ->
     _signed(requests, b"one")  # type: ignore[arg-type]
     written = [key for verb, key in requests.calls if verb == "put"]
     assert written.index("registry/mnist/signatures/00000001/00000001") < written.index("registry/mnist/aliases/champion/00000001")
+
+
+def test_a_version_that_names_another_model_is_not_signed(store: MemoryStore) -> None:
+    put_version(store, b"one")
+    other, key = put_model(store, b"evil").artifact.key, "registry/mnist/versions/00000001"
+    store.put(key, store.get(key).replace(registry.resolve(store, "mnist:1").model.artifact.key.encode(), other.encode()))
+    with pytest.raises(ArtifactCorrupt, match="it is not signed"):
+        _signed(store, b"one")
+    assert list(store.list("registry/mnist/signatures/")) == []
+
+
+def test_another_generation_of_a_registered_manifest_is_the_same_version(store: MemoryStore) -> None:
+    put_version(store, b"one")
+    model = put_model(store, b"one")
+    later = replace(model, artifact=replace(model.artifact, key=model.artifact.key.replace(".json", ".1.json")))
+    entry = registry.register(store, name="mnist", model=later, report_key="r", passed=True, run_id="r", clock=FakeClock(), keys=SIGNING)
+    assert (entry.version, entry.model.artifact.key) == (1, model.artifact.key)
+    registry.check_entry(store, entry, keys=CHECKING)
 
 
 def test_what_is_not_signed_is_not_pulled(store: MemoryStore, tmp_path: Path) -> None:
