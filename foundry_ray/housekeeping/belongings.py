@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from foundry_ray.errors import ArtifactCorrupt
+from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound
 from foundry_ray.housekeeping.contents import Document
 from foundry_ray.types import Json, RegistryEntry, RunRecord, StudyResult, from_json
 
@@ -74,11 +74,17 @@ def collect(run_id: str, read: Read, list_reports: Callable[[str], list[str]]) -
         key = version_key(registered)
         documents[key], _ = read(key)
         waiting += _followed(documents[key])
+    lost: dict[str, ArtifactNotFound] = {}
     while waiting:
         key = waiting.pop()
         if plain(key) not in documents:
-            documents[plain(key)], _ = read(key)
-            waiting += _followed(documents[plain(key)])
+            try:
+                documents[plain(key)], _ = read(key)
+                waiting += _followed(documents[plain(key)])
+            except ArtifactNotFound as error:  # it may be named by another generation too
+                lost[plain(key)] = error
+    for error in (error for key, error in lost.items() if key not in documents):
+        raise error
     for key in list_reports(f"registry/{registered.name}/reports/{registered.version:08d}/") if registered else ():
         report, _ = read(key)
         if all(plain(one) in documents for one in _followed(report)):  # those of other runs stay

@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Literal
 
+from foundry_ray.housekeeping.belongings import plain
 from foundry_ray.housekeeping.contents import Contents, Need
 
 Kind = Literal["missing", "corrupt", "newer", "orphaned", "expired"]
@@ -85,7 +86,7 @@ class Judge:
     def _compared(self, key: str, needs: list[Need]) -> Iterator[Problem]:
         size = self._contents.sizes.get(key)
         if size is None:
-            if not self._is_expendable(key):
+            if not self._is_expendable(key) and not self._is_elsewhere(key):
                 yield self.problem("missing", key, "is named and not there")
             return
         for need in needs:
@@ -115,6 +116,10 @@ class Judge:
         """A trial's checkpoint whose study has its result."""
         study = _TRIALS.fullmatch(key)
         return study is not None and study.group(1) in self._finished_studies
+
+    def _is_elsewhere(self, key: str) -> bool:
+        """A parent that manifests name, which cannot change, and that has been published again as a later generation since."""
+        return plain(key) in self._artifacts and all(one.startswith("artifacts/") for one in self._named_in.get(key, ()))
 
     def _fix(self, key: str) -> str:
         if key.startswith("runs/"):
@@ -160,6 +165,10 @@ class Judge:
     def _finished_studies(self) -> frozenset[str]:
         results = (document for key, document in self._contents.documents.items() if key.startswith("stages/search/"))
         return frozenset(stage_key for document in results for stage_key in document.stage_keys)
+
+    @cached_property
+    def _artifacts(self) -> frozenset[str]:
+        return frozenset(plain(key) for key in self._contents.sizes if key.startswith("artifacts/"))
 
     @cached_property
     def _needed(self) -> dict[str, list[Need]]:
