@@ -21,8 +21,7 @@ BEYOND_END = frozenset({"416", "InvalidRange"})
 _DENIED = frozenset(
     {"401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch"}
 )
-_DAMAGED = frozenset({"BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"})
-DAMAGED = frozenset({"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"})  # on the way
+DAMAGED = frozenset({"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"})
 _PASSING = frozenset({"429", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "TooManyRequests"})
 
 
@@ -111,7 +110,7 @@ def _refusal(error: ClientError, action: str, key: str, place: Place) -> Foundry
         return ArtifactNotFound(f"{key} is not in {uri}.", hint="`foundry runs list` shows what the store holds.", key=key)
     if code in EXISTS:
         return Conflict(f"{key} exists already in {uri}.", hint="read it, then decide again.", key=key)
-    if code in _DAMAGED:
+    if code in DAMAGED:
         message = f"{uri} received other bytes than were sent when asked to {action} {key} ({code})."
         return StoreUnavailable(message, hint="something on the way damages bodies; https protects them.", uri=uri)
     if is_denied(error):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from foundry_ray.artifacts.s3.errors import Place
 from foundry_ray.errors import StoreError
 
 
-def pages(client: Any, *, bucket: str, prefix: str, place: Place, page_size: int | None = None) -> Iterator[list[Any]]:
+def pages(client: Any, *, bucket: str, prefix: str, uri: str, page_size: int | None = None) -> Iterator[list[Any]]:
     """The entries (`Key`, `Size`, `LastModified`) page by page, as the server orders them.
 
     Raises:
@@ -24,7 +23,7 @@ def pages(client: Any, *, bucket: str, prefix: str, place: Place, page_size: int
         page = client.list_objects_v2(**options)
         entries = list(page.get("Contents", ()))
         if entries and entries[0]["Key"] in starts:
-            raise _endless(place, prefix)
+            raise _endless(uri, prefix)
         if entries:
             starts.add(entries[0]["Key"])
             yield entries
@@ -32,11 +31,11 @@ def pages(client: Any, *, bucket: str, prefix: str, place: Place, page_size: int
             return
         token = str(page.get("NextContinuationToken", ""))
         if not token or token in tokens:
-            raise _endless(place, prefix)
+            raise _endless(uri, prefix)
         tokens.add(token)
         options["ContinuationToken"] = token
 
 
-def _endless(place: Place, prefix: str) -> StoreError:
-    message = f"{place.uri} lists {prefix or 'its objects'} without end: it says that there is more and gives the same page again."
+def _endless(uri: str, prefix: str) -> StoreError:
+    message = f"{uri} lists {prefix or 'its objects'} without end: it says that there is more and gives the same page again."
     return StoreError(message, hint="use a server that honours continuation-token; `foundry doctor` probes it anew.")

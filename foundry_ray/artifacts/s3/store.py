@@ -283,7 +283,7 @@ class S3Store:
 
     def _pages(self, prefix: str) -> Iterator[Sequence[ObjectInfo]]:
         with self._connection.translated("list", prefix):
-            pages = listing.pages(self.client(), bucket=self._bucket, prefix=self._prefix + prefix, place=self._connection.place)
+            pages = listing.pages(self.client(), bucket=self._bucket, prefix=self._prefix + prefix, uri=self.uri)
         while True:
             with self._connection.translated("list", prefix):
                 page = next(pages, None)
