@@ -19,7 +19,7 @@ from foundry_ray.observability import ConsoleReporter
 from foundry_ray.replay import Outcome, Replay, Verdict, replay
 
 pytestmark = [
-    pytest.mark.timeout(200),
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),  # Ray warns about its own defaults
 ]
 LOG = "test_openings/"
@@ -106,7 +106,7 @@ def test_another_trial_in_the_lineage_is_different_and_says_where(context: Conte
     entry = registry.resolve(context.store, "squares:1")
     assert entry.lineage is not None
     trial = entry.lineage.trial
-    wider = replace(trial, params={**trial.params, "width": 5})
+    wider = replace(trial, params={**trial.params, "width": 7})
     names = {"report_key": entry.report, "passed": True, "run_id": entry.run_id}
     registry.register(context.store, name="forged", model=entry.model, clock=SystemClock(), lineage=replace(entry.lineage, trial=wider), **names)
     found = replay("forged:1", context=context, only="student")
