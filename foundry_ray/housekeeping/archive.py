@@ -14,7 +14,7 @@ import tarfile
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -229,13 +229,24 @@ def reading(path: Path, *, max_bytes: int) -> Iterator[ArchiveReader]:
 def _check_listing(listing: Listing, name: str) -> None:
     seen: set[str] = set()
     for one in listing.objects:
-        with suppress(StoreError):
-            check_key(one.key)
-            if one.key not in seen and one.size_bytes >= 0 and _SHA256.fullmatch(one.sha256):
-                seen.add(one.key)
-                continue
-        what = "twice" if one.key in seen else "with a key, size or sha256 that none can have"
-        raise ArtifactCorrupt(f"{name} lists {one.key[:100]!r} {what}.", hint=_HINT, key=one.key)
+        problem = "twice" if one.key in seen else "" if _is_possible(one) else "with a key, size or sha256 that none can have"
+        if problem:
+            raise ArtifactCorrupt(f"{name} lists {one.key[:100]!r} {problem}.", hint=_HINT, key=one.key)
+        seen.add(one.key)
+    for key in seen:
+        folder = key.rpartition("/")[0]
+        while folder:
+            if folder in seen:
+                raise ArtifactCorrupt(f"{name} lists {folder!r} as an object and as a folder.", hint=_HINT, key=folder)
+            folder = folder.rpartition("/")[0]
+
+
+def _is_possible(one: Listed) -> bool:
+    try:
+        check_key(one.key)
+    except StoreError:
+        return False
+    return one.size_bytes >= 0 and _SHA256.fullmatch(one.sha256) is not None
 
 
 def _checked(pieces: Iterable[bytes], listed: Listed) -> Iterator[bytes]:

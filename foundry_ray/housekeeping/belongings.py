@@ -83,8 +83,9 @@ def collect(run_id: str, read: Read, list_reports: Callable[[str], list[str]]) -
                 waiting += _followed(documents[plain(key)])
             except ArtifactNotFound as error:  # it may be named by another generation too
                 lost[plain(key)] = error
-    for error in (error for key, error in lost.items() if key not in documents):
-        raise error
+    unfound = [key for key in lost if key not in documents]
+    if unfound:
+        raise lost[unfound[0]]
     for key in list_reports(f"registry/{registered.name}/reports/{registered.version:08d}/") if registered else ():
         report, _ = read(key)
         if all(plain(one) in documents for one in _followed(report)):  # those of other runs stay

@@ -158,6 +158,8 @@ def _named(value: Json) -> tuple[Need, ...]:
 
 def _manifest(key: str, data: bytes) -> Document:
     manifest = parse_manifest(key, data)
+    if manifest.kind != key.split("/")[1]:
+        raise ArtifactCorrupt(f"{key} is the manifest of a {manifest.kind!r}.", hint=_HINT, key=key)
     blobs = (
         Need(key=blob.key, size_bytes=blob.size_bytes, sha256=blob.sha256, start=blob.offset, is_part=blob.pack is not None)
         for blob in manifest.files.values()

@@ -20,7 +20,7 @@ from foundry_ray import registry
 from foundry_ray.artifacts.blobs import blob_key
 from foundry_ray.artifacts.cache import uncached
 from foundry_ray.artifacts.manifests import parse_manifest, publish
-from foundry_ray.errors import ArtifactCorrupt, Conflict, StoreError
+from foundry_ray.errors import ArtifactCorrupt, ConfigError, Conflict, StoreError
 from foundry_ray.housekeeping.archive import ArchiveReader, Listed, reading
 from foundry_ray.housekeeping.belongings import Belongings, collect, plain, rank, record_key, renamed
 from foundry_ray.housekeeping.contents import MAX_DOCUMENT_BYTES, Document, is_document, parse_document
@@ -107,6 +107,7 @@ def _check(archive: ArchiveReader, reporter: Reporter) -> _Checked:
     objects = {one.key: one for one in archive.listing.objects}
     found = _belongings(archive.listing.run_id, documents)
     _check_whole(objects, found, documents)
+    _check_version(found, documents)
     return _Checked(objects=objects, documents=documents, found=found, run_id=archive.listing.run_id)
 
 
@@ -150,6 +151,26 @@ def _check_whole(objects: dict[str, Listed], found: Belongings, documents: dict[
         folder = key.split("/")[1]
         if key not in wanted and not (key.startswith(("checkpoints/", "studies/")) and folder in found.stage_keys):
             raise ArtifactCorrupt(f"the archive holds {key}, which its run does not name.", hint=_HINT, key=key)
+
+
+def _check_version(found: Belongings, documents: dict[str, bytes]) -> None:
+    """The version that the run registered, and what was said of it, can be registered here."""
+    if found.registered is None:
+        return
+    try:
+        registry.parse(f"{found.registered.name}:{found.registered.version}")
+    except ConfigError as error:
+        raise ArtifactCorrupt(f"the archive registers what has no name: {error.message}", hint=_HINT) from error
+    record, _ = _registered(found, {key: parse_document(key, data)[1] for key, data in documents.items() if key.startswith("registry/")})
+    if plain(record.model.artifact.key) not in found.documents:
+        raise ArtifactCorrupt(f"the archive lacks {record.model.artifact.key}, which its version names.", hint=_HINT)
+
+
+def _registered(found: Belongings, values: dict[str, Json]) -> tuple[registry.Version, list[registry.Verdict]]:
+    """The version that the run registered, with its verdicts, oldest first. Raises ArtifactCorrupt."""
+    keys = sorted(key for key in found.documents if key.startswith("registry/"))
+    record = next(from_json(registry.Version, values[key], what=key) for key in keys if "/versions/" in key)
+    return record, [from_json(registry.Verdict, values[key], what=key) for key in keys if "/reports/" in key]
 
 
 def _check_journals(objects: dict[str, Listed]) -> None:
@@ -270,7 +291,7 @@ class _Writer:
 
     def _write(self, key: str, version: int | None) -> None:
         """Write a document that names artifacts by their keys here, and the version by its number here."""
-        value = renamed(parse_document(key, self.checked.documents[key])[1], lambda name: self.names.get(plain(name), name))
+        value = self._here(key)
         if version is not None:
             _set_version(value, version)
         data = canonical_bytes(value)
@@ -282,15 +303,13 @@ class _Writer:
                 raise _conflict(self.store, key) from error
 
     def _adopt(self, entry: RegistryEntry) -> int:
-        documents = self.checked.documents
-        values = {
-            key: renamed(parse_document(key, documents[key])[1], lambda name: self.names.get(plain(name), name))
-            for key in sorted(self.checked.found.documents)
-            if key.startswith("registry/")
-        }
-        record = next(from_json(registry.Version, value, what=key) for key, value in values.items() if "/versions/" in key)
-        verdicts = [from_json(registry.Verdict, value, what=key) for key, value in values.items() if "/reports/" in key]
+        values = {key: self._here(key) for key in self.checked.found.documents if key.startswith("registry/")}
+        record, verdicts = _registered(self.checked.found, values)
         return registry.adopt(self.store, name=entry.name, record=record, verdicts=verdicts)
+
+    def _here(self, key: str) -> Json:
+        """A document that names artifacts by their keys here."""
+        return renamed(parse_document(key, self.checked.documents[key])[1], lambda name: self.names.get(plain(name), name))
 
 
 def _set_version(value: Json, version: int) -> None:
