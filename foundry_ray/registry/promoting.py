@@ -6,6 +6,8 @@ of two at one moment one wins and the other one is told who did.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from foundry_ray.clock import SystemClock
 from foundry_ray.errors import ArtifactNotFound, Conflict, RolloutRejected
 from foundry_ray.protocols import ArtifactStore
@@ -41,13 +43,13 @@ def promote(
     naming.check_name(alias, "alias")
     pointer = moves.newest(store, name, alias)
     last = pointer.move if pointer else None
-    target = records.load_version(store, name, version)
+    record = records.load_version(store, name, version)
     if expect is not None and expect != (last.version if last else 0):
         raise _unexpected(name, alias, last, expect)
     verdict = _admitted(store, name, version, alias)
     if last is not None and last.version == version:
         return last
-    return _move(store, name, alias, last, version, target, verdict, kind, note)
+    return _move(store, name, alias, last, _Target(version=version, record=record, verdict=verdict), kind, note)
 
 
 def set_alias(store: ArtifactStore, name: str, alias: str, version: int, *, note: Note | None = None) -> AliasMove:
@@ -70,13 +72,22 @@ def rollback(store: ArtifactStore, name: str, *, alias: str = CHAMPION, to: int 
         known = ", ".join(moves.aliases(store, name)) or "none"
         records.known_versions(store, name)
         raise ArtifactNotFound(f"{name} has no alias {alias!r}; aliases: {known}.", hint="`foundry models list` shows them.", key=f"{name}@{alias}")
-    version = _target(name, alias, moves.standing(past), to)
-    target = records.load_version(store, name, version)
-    verdict = _admitted(store, name, version, alias)
-    return _move(store, name, alias, past[-1], version, target, verdict, "rollback", note)
+    version = _below(name, alias, moves.standing(past), to)
+    record = records.load_version(store, name, version)
+    target = _Target(version=version, record=record, verdict=_admitted(store, name, version, alias))
+    return _move(store, name, alias, past[-1], target, "rollback", note)
 
 
-def _target(name: str, alias: str, standing: tuple[int, ...], to: int | None) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Where an alias is to point."""
+
+    version: int
+    record: Version
+    verdict: Verdict | None
+
+
+def _below(name: str, alias: str, standing: tuple[int, ...], to: int | None) -> int:
     now, below = standing[-1], [version for version in standing[:-1] if version != standing[-1]]
     if not below:
         message = f"{name}@{alias} points at version {now}, and there is nothing before it to roll back to."
@@ -100,28 +111,18 @@ def _admitted(store: ArtifactStore, name: str, version: int, alias: str) -> Verd
     raise RolloutRejected(message, hint=hint, reason="gates not passed")
 
 
-def _move(
-    store: ArtifactStore,
-    name: str,
-    alias: str,
-    last: AliasMove | None,
-    version: int,
-    target: Version,
-    verdict: Verdict | None,
-    kind: MoveKind,
-    note: Note,
-) -> AliasMove:
+def _move(store: ArtifactStore, name: str, alias: str, last: AliasMove | None, target: _Target, kind: MoveKind, note: Note) -> AliasMove:
     move = AliasMove(
         number=last.number + 1 if last else 1,
-        version=version,
+        version=target.version,
         previous=last.version if last else None,
         kind=kind,
         by=note.by,
         at=note.at,
         reason=note.reason,
-        report=verdict.report if verdict else "",
+        report=target.verdict.report if target.verdict else "",
     )
-    return moves.append(store, name, alias, move, target)
+    return moves.append(store, name, alias, move, target.record)
 
 
 def _unexpected(name: str, alias: str, last: AliasMove | None, expect: int) -> Conflict:

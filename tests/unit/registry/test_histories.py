@@ -51,7 +51,7 @@ def _reference(moves: tuple[registry.AliasMove, ...]) -> list[int]:
     return states[-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(actions=st.lists(ACTIONS, max_size=25), alias=st.sampled_from(["champion", "candidate"]))
 def test_any_history_keeps_the_invariants(actions: list[tuple[str, int, str]], alias: str) -> None:
     store, clock = _store(), FakeClock()
@@ -68,7 +68,7 @@ def test_any_history_keeps_the_invariants(actions: list[tuple[str, int, str]], a
         assert registry.resolve(store, f"mnist@{alias}").version == moves[-1].version
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(versions=st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=12))
 def test_rollbacks_walk_down_the_promotions_and_end(versions: list[int]) -> None:
     store, clock = _store(), FakeClock()
