@@ -128,10 +128,11 @@ def test_an_upload_that_broke_off_sends_only_what_is_missing(store: s3.S3Store, 
     assert _num_unfinished(store) == 0
 
 
-def test_parts_of_other_bytes_are_not_taken_up(store: s3.S3Store, faults: Faults, data: bytes, other: bytes) -> None:
+def test_parts_of_other_bytes_are_not_taken_up(store: s3.S3Store, faults: Faults, proxy: Proxy, data: bytes, other: bytes) -> None:
     _break_off(store, faults, other)
     store.put("big", data)
     assert store.get("big") == data
+    assert _parts_sent(proxy) == (_NUM_PARTS - 1) + _NUM_PARTS
 
 
 def test_two_who_go_on_with_one_upload_both_succeed(store: s3.S3Store, faults: Faults, data: bytes) -> None:
