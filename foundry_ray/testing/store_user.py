@@ -3,7 +3,7 @@
     python -m foundry_ray.testing.store_user URI FOLDER SEED
 
 Each line of FOLDER/acknowledged.jsonl is durable before the next operation begins. Started again, it goes on after the last line. All contents
-follow from the seed, so that whoever reads can tell what is right without asking the store.
+follow from the seed, so that whoever reads can tell what is right without asking the store. Nothing is cached: every read asks the store.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from foundry_ray import registry
 from foundry_ray.artifacts import open_store
 from foundry_ray.artifacts.manifests import fetch, publish
 from foundry_ray.clock import SystemClock
+from foundry_ray.config import StoreConfig
 from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.testing.samples import model
@@ -99,4 +100,4 @@ class _User:
 
 if __name__ == "__main__":
     uri, where, text = sys.argv[1:]
-    _User(open_store(uri), Path(where), int(text)).run()
+    _User(open_store(StoreConfig(uri=uri, cache_bytes=0)), Path(where), int(text)).run()

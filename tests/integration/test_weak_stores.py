@@ -82,16 +82,24 @@ class Server:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as name:
-        settings, credentials = Settings(home=Path(name)), Path(name) / "credentials"
-        open_store("embedded", settings=settings)
-        secrets = json.loads((settings.home / "store" / "state.json").read_text())
-        credentials.touch(mode=0o600)
-        credentials.write_text(f"[default]\naws_access_key_id={secrets['access_key']}\naws_secret_access_key={secrets['secret_key']}\n")
-        signer = Signer(access_key=secrets["access_key"], secret_key=secrets["secret_key"])
+        settings, certificate = Settings(home=Path(name)), _certificate(Path(name) / "localhost.pem")
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(_certificate(Path(name) / "localhost.pem"))
-        yield Server(settings, embedded.serve(settings).port, signer, credentials, Path(name) / "localhost.pem", tls)
-        embedded.stop(settings)
+        tls.load_cert_chain(certificate)
+        try:
+            open_store("embedded", settings=settings)
+            signer, credentials = _account(settings)
+            yield Server(settings, embedded.serve(settings).port, signer, credentials, certificate, tls)
+        finally:
+            embedded.stop(settings)
+
+
+def _account(settings: Settings) -> tuple[Signer, Path]:
+    """The account of the embedded server, for gateways and as a file for users."""
+    secrets = json.loads((settings.home / "store" / "state.json").read_text())
+    path = settings.home / "credentials"
+    path.touch(mode=0o600)
+    path.write_text(f"[default]\naws_access_key_id={secrets['access_key']}\naws_secret_access_key={secrets['secret_key']}\n")
+    return Signer(access_key=secrets["access_key"], secret_key=secrets["secret_key"]), path
 
 
 def _certificate(path: Path) -> Path:
