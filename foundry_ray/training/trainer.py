@@ -7,28 +7,28 @@ the same call after `kill -9` goes on from there and loses at most the epoch tha
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from foundry_ray import models
 from foundry_ray.artifacts.manifests import publish
 from foundry_ray.config import Settings, TeacherConfig
 from foundry_ray.data.order import epoch_batches
-from foundry_ray.errors import ConfigError, FoundryError
+from foundry_ray.errors import ConfigError, FoundryError, StoreError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.training import checkpoint as checkpoints
 from foundry_ray.training.checkpoint import Checkpoint
 from foundry_ray.training.failures import FailureFacts, FailureKind, RankCrashed, RankFailure, decide
 from foundry_ray.training.progress import Listener, StoreReporter
 from foundry_ray.training.rank import WEIGHTS, Metrics, RankJob, best_epoch, curve_of, train_rank
+from foundry_ray.training.scratch import Scratch, scratch_for
 from foundry_ray.types import CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_sha256
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class RaySession(Protocol):
 
     def require(self, requested: Mapping[str, float], what: str) -> None:
         """Raises ResourcesUnavailable where it does not fit."""
+
+    def is_here(self) -> bool:
+        """Whether all its nodes are this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def fit(
         seed: Of the weights, the order and the augmentation.
         stage_key: Names the work: checkpoints lie under it.
         store: For data, checkpoints and the model.
-        settings: `home` holds Ray's scratch.
+        settings: `home` holds Ray's scratch, where all workers are on this machine; else the store does.
         reporter: Told each epoch, the progress, and what was restarted.
         session: A connected Ray session; None trains in this process, with one worker and without DeepSpeed.
         export: Model -> ONNX bytes; what is served.
@@ -143,10 +146,11 @@ def _train_on_ray(job: RankJob, session: RaySession, listener: Listener, *, sett
     session.require(_request(group), "teacher.workers")  # first: workers that do not exist need no batch
     _check_batches(job)
     facts = FailureFacts(failures=(), max_failures=job.config.max_failures)
-    _sweep(job, settings)
+    scratch = scratch_for(job.store, settings.home, is_here=session.is_here())
+    scratch.clear(f"train-{_work_name(job)}-")  # of killed drivers: whoever gets here holds the stage's lease
     while True:
         group = replace(group, attempt=f"{_work_name(job)}-{uuid.uuid4().hex[:12]}")
-        failures = _run_group(group, listener, settings=settings)
+        failures = _run_group(group, listener, scratch=scratch)
         listener.listen(group.attempt)
         if not failures:
             return
@@ -171,7 +175,7 @@ def _request(group: _Group) -> dict[str, float]:
     return {"CPU": workers, "GPU": workers} if group.use_gpu else {"CPU": workers}
 
 
-def _run_group(group: _Group, listener: Listener, *, settings: Settings) -> tuple[RankFailure, ...]:
+def _run_group(group: _Group, listener: Listener, *, scratch: Scratch) -> tuple[RankFailure, ...]:
     """Run one worker group to its end and say how its ranks failed; empty if they did not.
 
     Ray's `fit` blocks in a thread of its own: in the main thread it would take over Ctrl-C for the rest of the process.
@@ -180,7 +184,7 @@ def _run_group(group: _Group, listener: Listener, *, settings: Settings) -> tupl
 
     def run() -> None:
         try:
-            outcome.set_result(_fit_group(group, settings))
+            outcome.set_result(_fit_group(group, scratch))
         except BaseException as error:
             outcome.set_exception(error)
 
@@ -195,13 +199,12 @@ def _run_group(group: _Group, listener: Listener, *, settings: Settings) -> tupl
     return outcome.result()
 
 
-def _fit_group(group: _Group, settings: Settings) -> tuple[RankFailure, ...]:
+def _fit_group(group: _Group, scratch: Scratch) -> tuple[RankFailure, ...]:
     import ray.exceptions
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     name = f"train-{group.attempt}"
-    scratch = _scratch(settings)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"group": group},
@@ -209,7 +212,7 @@ def _fit_group(group: _Group, settings: Settings) -> tuple[RankFailure, ...]:
         torch_config=TorchConfig(backend="nccl" if group.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=str(scratch),
+            **scratch.storage(),
             failure_config=ray.train.FailureConfig(max_failures=0),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
@@ -221,18 +224,9 @@ def _fit_group(group: _Group, settings: Settings) -> tuple[RankFailure, ...]:
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         return (RankFailure(rank=-1, kind=FailureKind.DIED, text=f"Ray Train's controller: {error}"),)
     finally:
-        shutil.rmtree(scratch / name, ignore_errors=True)
+        with suppress(StoreError):  # what stays is cleared by the next attempt
+            scratch.clear(name)
     return ()
-
-
-def _scratch(settings: Settings) -> Path:
-    return settings.home / "ray-train"
-
-
-def _sweep(job: RankJob, settings: Settings) -> None:
-    """Remove what killed drivers of this stage left: whoever gets here holds the stage's lease."""
-    for left in _scratch(settings).glob(f"train-{_work_name(job)}-*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _work_name(job: RankJob) -> str:

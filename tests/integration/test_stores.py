@@ -300,27 +300,3 @@ def test_small_objects_take_milliseconds(embedded_store: ArtifactStore) -> None:
         embedded_store.get(f"speed/{number}")
         durations_s.append(time.perf_counter() - started_s)
     assert sorted(durations_s)[10] < 0.1
-
-
-@pytest.mark.parametrize("uri", ["embedded", "file"])
-def test_the_arrow_view_reads_what_the_store_wrote_and_hides_credentials(
-    uri: str, home: Settings, embedded_store: ArtifactStore, tmp_path: Path
-) -> None:
-    from pyarrow.fs import FileSelector
-
-    from foundry_ray.artifacts.arrow import arrow_filesystem
-
-    store = embedded_store if uri == "embedded" else open_store(tmp_path.as_uri(), settings=home)
-    store.put("view/in/a", b"from the store")
-    view, base = pickle.loads(pickle.dumps(arrow_filesystem(store)))
-    with view.open_input_stream(f"{base}/view/in/a") as stream:
-        assert stream.read() == b"from the store"
-    view.create_dir(f"{base}/view/out")
-    with view.open_output_stream(f"{base}/view/out/b") as stream:
-        stream.write(b"from arrow")
-    assert store.get("view/out/b") == b"from arrow"
-    assert [info.base_name for info in view.get_file_info(FileSelector(f"{base}/view/out"))] == ["b"]
-    view.delete_dir(f"{base}/view")
-    assert list(store.list("view/")) == []
-    secret = json.loads((home.home / "store" / "state.json").read_text())["secret_key"]
-    assert secret.encode() not in pickle.dumps(view)

@@ -20,7 +20,8 @@ from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.training import checkpoint as checkpoints
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.rank import RankJob, _commit, best_epoch, train_rank
-from foundry_ray.training.trainer import _sweep, _work_name, fit
+from foundry_ray.training.scratch import scratch_for
+from foundry_ray.training.trainer import _work_name, fit
 from foundry_ray.types import DatasetRef, ModelArtifact
 
 TRAIN = TrainConfig(epochs=3, batch_size=16, lr=5e-3, precision="fp32", ema_decay=0.8)
@@ -179,6 +180,6 @@ def test_the_scratch_of_the_same_stage_in_another_store_is_left_alone(settings: 
     mine, other = (settings.home / "ray-train" / f"train-{_work_name(job)}-dead" for job in jobs)
     mine.mkdir(parents=True)
     other.mkdir()
-    _sweep(jobs[0], settings)
+    scratch_for(stores[0], settings.home, is_here=True).clear(f"train-{_work_name(jobs[0])}-")
     assert not mine.exists()
     assert other.exists()
