@@ -19,6 +19,7 @@ from foundry_ray.observability import ConsoleReporter
 from foundry_ray.replay import Outcome, Replay, Verdict, replay
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),  # Ray warns about its own defaults
 ]
@@ -93,6 +94,7 @@ def test_a_version_made_again_from_nothing_has_the_same_bytes(context: Context) 
 
 def test_a_student_alone_reuses_teacher_and_data_and_counts_its_opening_of_test(context: Context) -> None:
     openings = [key for key in _objects(context) if key.startswith(LOG)]
+    folders = set((context.settings.home / "replays").glob("*"))
     found = replay("squares:1", context=context, only="student")
     assert found.verdict is Verdict.IDENTICAL
     outcomes = _outcomes(found)
@@ -100,6 +102,7 @@ def test_a_student_alone_reuses_teacher_and_data_and_counts_its_opening_of_test(
     assert (outcomes["student weights"], outcomes["model.onnx"]) == (Outcome.EQUAL, Outcome.EQUAL)
     assert found.num_test_openings == len(openings) + 1 == len([key for key in _objects(context) if key.startswith(LOG)])
     assert found.folder is None
+    assert set((context.settings.home / "replays").glob("*")) == folders, "the second making was left behind"
 
 
 def test_another_trial_in_the_lineage_is_different_and_says_where(context: Context) -> None:
