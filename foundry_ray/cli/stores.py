@@ -31,13 +31,24 @@ def store_stop(json_output: JsonOption = False) -> None:
 
 
 def store_status(json_output: JsonOption = False) -> None:
-    """Say whether the embedded S3 server runs, and where."""
+    """Say whether the embedded S3 server runs, where, and what it takes."""
     from foundry_ray.artifacts import embedded
     from foundry_ray.config import settings
+    from foundry_ray.reporting.units import si_bytes
+    from foundry_ray.types import to_json
 
     state = embedded.status(settings())
-    shown = f"running at {state.endpoint}, pid {state.pid}" if state else "not running; `foundry store serve` starts it"
-    emit({"running": state is not None, "store": state.public() if state else None}, text(shown))
+    if state is None:
+        emit({"running": False, "store": None, "usage": None}, text("not running; `foundry store serve` starts it"))
+        return
+    usage = embedded.usage(state)
+    shown = (
+        f"running at {state.endpoint}, pid {state.pid}; memory {si_bytes(usage.memory_bytes)}, disk {si_bytes(usage.data_bytes)}"
+        f" ({si_bytes(usage.free_bytes)} free)"
+    )
+    if not state.is_locked:
+        shown += "; an earlier version started it, and every user of this machine can read it: `foundry store serve` replaces it"
+    emit({"running": True, "store": state.public(), "usage": to_json(usage)}, text(shown))
 
 
 def store_verify(

@@ -12,8 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,26 +153,6 @@ def test_credentials_are_private_and_nowhere_else(embedded_store: ArtifactStore,
     shown = [repr(embedded_store), embedded_store.uri, repr(running), str(running.public()), pickle.dumps(embedded_store).decode("latin1")]
     shown += [(folder / "weed.log").read_text(errors="replace"), Path(f"/proc/{running.pid}/cmdline").read_text()]
     assert not [secret for secret in secrets for text in shown if secret in text]
-
-
-def test_inner_ports_refuse_strangers_and_listen_on_loopback_only(embedded_store: ArtifactStore, home: Settings) -> None:
-    embedded_store.put("guarded", b"1")
-    state = embedded.status(home)
-    assert state is not None
-    filer = f"http://127.0.0.1:{state.port + 3}/buckets/{state.bucket}/guarded"
-    for method in ("GET", "PUT", "DELETE"):
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(urllib.request.Request(filer, data=b"x" if method == "PUT" else None, method=method), timeout=5)
-    assert embedded_store.get("guarded") == b"1"
-    assert _listening_addresses(state.pid) == {"0100007F"}
-
-
-def _listening_addresses(pid: int) -> set[str]:
-    """Local addresses of the process's listening TCP sockets, as /proc writes them."""
-    targets = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
-    inodes = {target[8:-1] for target in targets if target.startswith("socket:")}
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]]
-    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
 
 
 def test_commands_that_start_at_once_share_one_server() -> None:
