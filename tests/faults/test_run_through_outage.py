@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from foundry_ray.artifacts import embedded, open_store
-from foundry_ray.config import Settings
+from foundry_ray.config import StoreConfig
 from foundry_ray.testing.commands import Commands
 from foundry_ray.testing.faults import Faults
 from foundry_ray.testing.proxy import Proxy
+from foundry_ray.testing.served import Served, served
 
 _OUTAGE_S = 60.0
 _TAUGHT = ("loss", "val_loss", "accuracy", "lr")
@@ -31,22 +29,17 @@ def faults() -> Faults:
 
 
 @pytest.fixture
-def proxy(faults: Faults, request: pytest.FixtureRequest) -> Iterator[tuple[Proxy, Path]]:
-    """A proxy before an embedded server, and the file of credentials for it."""
+def server(request: pytest.FixtureRequest) -> Iterator[Served]:
     if request.config.getoption("--moments") != "all":
         pytest.skip("two whole runs and a minute of silence: only with --moments all")
-    with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as name:
-        settings = Settings(home=Path(name))
-        try:
-            open_store("embedded", settings=settings)
-            secrets = json.loads((settings.home / "store" / "state.json").read_text())
-            path = Path(name) / "credentials"
-            path.touch(mode=0o600)
-            path.write_text(f"[default]\naws_access_key_id={secrets['access_key']}\naws_secret_access_key={secrets['secret_key']}\n")
-            with Proxy(embedded.serve(settings).port, faults) as proxy:
-                yield proxy, path
-        finally:
-            embedded.stop(settings)
+    with served() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Served, faults: Faults) -> Iterator[Proxy]:
+    with Proxy(server.port, faults) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -59,17 +52,15 @@ def user(tmp_path: Path) -> Iterator[Commands]:
 
 
 @pytest.mark.timeout(1500)
-def test_a_minute_without_the_store_changes_nothing_but_the_time(proxy: tuple[Proxy, Path], user: Commands, faults: Faults) -> None:
-    started_s = time.monotonic()
-    unbroken = _run(user, _store_file(user, proxy, "unbroken"), lambda is_over: None)
-    unbroken_s = time.monotonic() - started_s
+def test_a_minute_without_the_store_changes_nothing_but_the_time(server: Served, proxy: Proxy, user: Commands, faults: Faults) -> None:
+    unbroken = _run(user, _store_file(user, server.config(proxy.url, "unbroken")), lambda is_over: None)
 
     def silence(is_over: Callable[[], bool]) -> None:
-        _await(lambda: is_over() or _is_training(proxy[0]), 3 * unbroken_s)
+        _await(lambda: is_over() or _is_training(proxy), at_most_s=600)
         with faults.outage():
             threading.Event().wait(_OUTAGE_S)
 
-    broken = _run(user, _store_file(user, proxy, "broken"), silence)
+    broken = _run(user, _store_file(user, server.config(proxy.url, "broken")), silence)
     assert faults.num_struck > 0
     assert [(name, stage["status"]) for name, stage in broken.items()] == [(name, stage["status"]) for name, stage in unbroken.items()]
     assert [broken[name]["key"] for name in _MEASURED_NOWHERE] == [unbroken[name]["key"] for name in _MEASURED_NOWHERE]
@@ -82,10 +73,9 @@ def _is_training(proxy: Proxy) -> bool:
     return any(seen.key.startswith("broken/checkpoints/") for seen in tuple(proxy.seen))
 
 
-def _store_file(user: Commands, proxy: tuple[Proxy, Path], name: str) -> Path:
-    section = {"uri": f"s3://{embedded.BUCKET}/{name}", "endpoint": proxy[0].url, "region": "us-east-1", "credentials_file": str(proxy[1])}
-    path = user.folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(section))
+def _store_file(user: Commands, config: StoreConfig) -> Path:
+    path = user.folder / f"{config.uri.rpartition('/')[2]}.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", include={"uri", "endpoint", "region", "credentials_file"})))
     return path
 
 
@@ -104,7 +94,7 @@ def _run(user: Commands, store: Path, meanwhile: Callable[[Callable[[], bool]], 
     return {stage["name"]: stage for stage in shown.document["stages"]}
 
 
-def _await(condition: Callable[[], bool], at_most_s: float) -> None:
+def _await(condition: Callable[[], bool], *, at_most_s: float) -> None:
     deadline_s = time.monotonic() + at_most_s
     while not condition():
         assert time.monotonic() < deadline_s, f"nothing came within {at_most_s:.0f} s"

@@ -12,7 +12,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,10 +24,10 @@ from typing import Any
 import pytest
 
 from foundry_ray import registry
-from foundry_ray.artifacts import abort_stale_uploads, embedded, open_store
+from foundry_ray.artifacts import abort_stale_uploads, embedded
 from foundry_ray.artifacts.manifests import load_manifest
 from foundry_ray.clock import SystemClock
-from foundry_ray.config import LimitsConfig, RetentionConfig, Settings
+from foundry_ray.config import LimitsConfig, RetentionConfig
 from foundry_ray.housekeeping.gc import Collector
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.testing import store_user
@@ -45,6 +44,7 @@ from foundry_ray.testing.faults import (
 )
 from foundry_ray.testing.proxy import Proxy, Seen
 from foundry_ray.testing.reporters import RecordingReporter
+from foundry_ray.testing.served import Served, served
 
 _UPLOADS = ("PutObject", "UploadPart")
 _LONGEST_S = 60.0
@@ -64,7 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Site:
     """An embedded server, a proxy before it, and a client that works through the proxy."""
 
-    settings: Settings
+    server: Served
     folder: Path
     faults: Faults
     proxy: Proxy
@@ -74,7 +74,7 @@ class Site:
     @property
     def store(self) -> ArtifactStore:
         """The same store without the proxy."""
-        return open_store("embedded", settings=self.settings)
+        return self.server.open()
 
     def uploads(self) -> list[str]:
         """The keys of uploads in parts that nobody finished."""
@@ -83,15 +83,13 @@ class Site:
 
     def start(self, *, retry_s: float = _LONGEST_S) -> subprocess.Popen[bytes]:
         """Start the client, which goes on where it was."""
-        secrets = json.loads((self.settings.home / "store" / "state.json").read_text())
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "FOUNDRY_"))}
         env = {
             **inherited,
             "FOUNDRY_HOME": str(self.folder / "home"),
             "FOUNDRY_STORE_RETRY_S": str(retry_s),
             "AWS_ENDPOINT_URL": self.proxy.url,
-            "AWS_ACCESS_KEY_ID": secrets["access_key"],
-            "AWS_SECRET_ACCESS_KEY": secrets["secret_key"],
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.server.credentials),
             "AWS_REGION": "us-east-1",
         }
         with (self.folder / "client.log").open("ab") as log:
@@ -120,26 +118,16 @@ class Site:
 
 @contextmanager
 def _site(seed: int) -> Iterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as name, _served(Path(name) / "served") as settings:
-        folder, faults = Path(name) / "client", Faults(seed)
+    faults = Faults(seed)
+    with served() as server, Proxy(server.port, faults) as proxy:
+        folder = server.folder / "client"
         folder.mkdir()
-        with Proxy(embedded.serve(settings).port, faults) as proxy:
-            site = Site(settings, folder, faults, proxy, seed)
-            try:
-                yield site
-            finally:
-                for process in site.processes:
-                    _kill(process)
-
-
-@contextmanager
-def _served(home: Path) -> Iterator[Settings]:
-    settings = Settings(home=home, store_retry_s=20.0)
-    try:
-        open_store("embedded", settings=settings)
-        yield settings
-    finally:
-        embedded.stop(settings)
+        site = Site(server, folder, faults, proxy, seed)
+        try:
+            yield site
+        finally:
+            for process in site.processes:
+                _kill(process)
 
 
 @pytest.fixture
@@ -179,11 +167,11 @@ def _kill_the_client(site: Site, process: subprocess.Popen[bytes], chance: rando
 
 
 def _kill_the_server(site: Site, process: subprocess.Popen[bytes], chance: random.Random) -> subprocess.Popen[bytes]:
-    state = embedded.status(site.settings)
+    state = embedded.status(site.server.settings)
     assert state is not None
     os.kill(state.pid, signal.SIGKILL)
     _pass(chance.uniform(0, 1))
-    assert embedded.serve(site.settings).port == state.port
+    assert embedded.serve(site.server.settings).port == state.port
     return process
 
 

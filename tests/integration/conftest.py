@@ -1,4 +1,4 @@
-"""An S3 account at a moto server: what tests of endpoints share."""
+"""Servers that several test files share: an S3 account at a moto server, and an embedded server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from foundry_ray.artifacts import s3
 from foundry_ray.config import Settings
 from foundry_ray.testing.accounts import Account
+from foundry_ray.testing.served import Served, served
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +51,10 @@ def account(moto_port: int, certificate: Path, tmp_path: Path, monkeypatch: pyte
     bucket.object_versions.delete()
     bucket.delete()
     s3.client._clients.clear()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Served]:
+    """An embedded server that nobody kills; its users keep to folders of their own."""
+    with served() as running:
+        yield running
