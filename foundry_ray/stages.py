@@ -69,8 +69,8 @@ class StageRunner:
         store = self._context.store
         is_fresh = name in self._fresh
         self._lay_claim(name, key, progress_key or "")
-        result = read_result(store, name, key)
-        if result is not None and not is_fresh:
+        result = None if is_fresh else read_result(store, name, key)  # one that cannot be read is what `--fresh` mends
+        if result is not None:
             return self._reuse(name, key, result, kind, "equal inputs were done by run " + result.run_id)
         limits = self._context.limits
         with hold(

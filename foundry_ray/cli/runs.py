@@ -42,7 +42,7 @@ def runs_delete(run: RunArgument, store: StoreOption = None, json_output: JsonOp
     with open_context(store) as context:
         run_id = find_run_id(context.store, run)
         delete_run(context.store, run_id)
-    hint = "What nothing else names now, `foundry store gc` removes once it is old enough; `foundry store du` shows what each run holds."
+    hint = "What nothing else names now, `foundry store gc --apply` removes once it is old enough; `foundry store gc` shows it."
     emit({"deleted": run_id}, text(f"Deleted the record of {run_id}. {hint}"))
 
 

@@ -76,7 +76,7 @@ class Judge:
             found = list(keys)
             size = sum(contents.sizes[key] for key in found)
             shown = ", ".join(found[:_NUM_SHOWN]) + (", ..." if len(found) > _NUM_SHOWN else "")
-            fix = "`foundry store gc` removes it once it is old enough"
+            fix = "`foundry store gc --apply` removes it once it is old enough"
             yield Problem(kind="orphaned", key=f"{kind}/", detail=f"nothing names {shown}", fix=fix, num_objects=len(found), size_bytes=size)
 
     def breaks(self, key: str) -> tuple[str, ...]:
@@ -130,13 +130,13 @@ class Judge:
         source = next((self._contents.documents[one].source for one in leading if one.startswith("runs/")), "") or "PIPELINE"
         checkpoint = _CHECKPOINT.fullmatch(key)
         if checkpoint and any(one.startswith("stages/") and one.endswith(f"/{checkpoint.group(1)}.json") for one in leading):
-            return "the stage is done and does not need it: set store.retention.checkpoints to none, then `foundry store gc`"
+            return "the stage is done and does not need it: set store.retention.checkpoints to none, then `foundry store gc --apply`"
         stages = [stage for stage in _STAGES if any(one.startswith(f"stages/{stage}/") for one in (*leading, key))]
         if stages:
             return f"foundry run {source} --fresh {stages[0]}"
         if any(one.startswith("registry/") for one in (*leading, key)):
             return "foundry runs import FILE, with an export from a store that has it"
-        return "foundry store gc" if not leading or not self.breaks(key) else f"foundry run {source}"
+        return "foundry store gc --apply" if not leading or not self.breaks(key) else f"foundry run {source}"
 
     def _leading_to(self, key: str) -> list[str]:
         """All documents from which the object is reached, the nearest first."""

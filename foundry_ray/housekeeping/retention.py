@@ -39,6 +39,8 @@ WHY_KEPT = {
     "test_openings": "the log of test is kept",
     "gc": "what collections are at",
 }
+COLLECTORS = "gc"
+"""The key of the lease that collectors hold."""
 _NAMED = re.compile(r"stages/[^/]+/[0-9a-f]{32}\.json|artifacts/[^/]+/[0-9a-f]{64}(\.\d+)?\.json|blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}(\.\d+)?")
 _TARGET = re.compile(r"targets/[0-9a-f]{64}\.npz")
 _UNIT = re.compile(r"(checkpoints|studies)/([0-9a-f]{32})/.+")
@@ -137,13 +139,13 @@ def _unfinished_studies(needed: Needed, finished: Mapping[str, list[str]]) -> se
 
 
 def _leases(objects: Sequence[ObjectInfo], cutoff_s: float) -> Iterator[ObjectInfo]:
-    """Leases that were given back, and those that were taken over."""
-    for fences in _fences(objects).values():
+    """Leases that were given back, and those that were taken over; but not the collectors' own, who clear them away themselves."""
+    for key, fences in _fences(objects).items():
         last = max(fences)
         for fence, parts in fences.items():
             is_over = fence < last or "done" in parts
             is_old = all(info.modified_at_s < cutoff_s for info in parts.values())
-            yield from parts.values() if is_over and is_old else ()
+            yield from parts.values() if is_over and is_old and key != COLLECTORS else ()
 
 
 def _held(objects: Sequence[ObjectInfo], cutoff_s: float) -> set[str]:

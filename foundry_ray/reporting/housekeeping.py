@@ -62,7 +62,7 @@ def _detail(problem: Problem) -> str:
 def usage_table(usage: StoreUsage) -> RenderableType:
     """Bytes by kind and by run, the total, and its price."""
     kinds = simple(
-        usage.store,
+        "",
         ("kind", "objects", "size"),
         [(kind.kind, str(kind.num_objects), units.si_bytes(kind.size_bytes)) for kind in usage.kinds],
         right=("objects", "size"),
@@ -78,7 +78,7 @@ def usage_table(usage: StoreUsage) -> RenderableType:
     price = f"{usage.monthly_price:.2f}" if usage.monthly_price >= 0.01 or not usage.size_bytes else "less than 0.01"
     assumed = f"assuming {usage.price_per_gb_month:g} USD a month for a GB of 2^30 bytes (--price-per-gb-month), without requests and traffic"
     parts: list[RenderableType] = [kinds, "", runs] if usage.runs else [kinds]
-    return Group(*parts, "", Text(f"{price} USD a month, {assumed}."))
+    return Group(Text(usage.store, style="bold"), *parts, "", Text(f"{price} USD a month, {assumed}."))
 
 
 def exported_line(exported: Exported) -> str:

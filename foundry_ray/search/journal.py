@@ -7,7 +7,6 @@ the next number; the first one's next commit then meets a Conflict and stops. Ev
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,7 +14,7 @@ from foundry_ray.documents import envelope
 from foundry_ray.errors import ArtifactCorrupt, Conflict
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.search.events import Event, event_from_json
-from foundry_ray.types import FORMAT_VERSION, Json, canonical_bytes
+from foundry_ray.types import FORMAT_VERSION, Json, canonical_bytes, parse_json
 
 
 class Journal:
@@ -90,7 +89,7 @@ class Journal:
 
     def _decode(self, data: bytes, key: str) -> list[Event]:
         try:
-            document = envelope(json.loads(data), what=key)
+            document = envelope(parse_json(data, what=key, hint="`--fresh search` starts the study again."), what=key)
             return [event_from_json(one, what=key) for one in cast(list[Json], document["events"])]
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactCorrupt(f"{key} is no segment of a journal: {error}.", hint="`--fresh search` starts the study again.", key=key) from error

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from foundry_ray.config import LimitsConfig
-from foundry_ray.errors import Conflict, Diverged
+from foundry_ray.errors import ArtifactCorrupt, Conflict, Diverged
 from foundry_ray.stages import StageRunner
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
@@ -132,3 +132,13 @@ def _console_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The console reporter has verbs that the recording one lacks."""
     monkeypatch.setattr(RecordingReporter, "stage", _no_bar, raising=False)
     monkeypatch.setattr(RecordingReporter, "reused", lambda self, name, reason: None, raising=False)
+
+
+def test_fresh_mends_a_result_that_cannot_be_read(store: MemoryStore, clock: FakeClock) -> None:
+    calls: list[str] = []
+    store.put("stages/teacher/k.json", b"[[[")
+    with pytest.raises(ArtifactCorrupt, match="is not JSON"):
+        _runner(store, clock).do("teacher", "k", _counting(calls), MetricValue)
+    assert _runner(store, clock, fresh=("teacher",)).do("teacher", "k", _counting(calls), MetricValue) == OUTPUT
+    assert _runner(store, clock).do("teacher", "k", _counting(calls), MetricValue) == OUTPUT
+    assert calls == ["work"]

@@ -20,10 +20,10 @@ RunApp = Callable[..., int]
 PIPELINE = Path(__file__).parents[3] / "pipeline.yaml"
 COMMANDS = [
     *("init", "schema", "plan", "run", "resume", "replay", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
-    *("runs:list", "runs:show", "runs:delete", "models:list", "models:show", "models:pull"),
+    *("runs:list", "runs:show", "runs:delete", "runs:export", "runs:import", "models:list", "models:show", "models:pull"),
     *("models:history", "models:promote", "models:rollback", "models:tag", "models:verify", "models:sign", "models:keygen"),
     *("endpoints:list", "endpoints:show", "endpoints:delete", "jobs:list", "jobs:status", "jobs:logs", "jobs:stop"),
-    *("cluster:up", "cluster:down", "cluster:status", "store:serve", "store:stop", "store:status"),
+    *("cluster:up", "cluster:down", "cluster:status", "store:serve", "store:stop", "store:status", "store:verify", "store:du", "store:gc"),
 ]
 OPTIONS = {
     "run": ["--scale", "--set", "--store", "--address", "--fresh", "--keep", "--json"],

@@ -85,3 +85,9 @@ def test_a_job_survives_its_trip_to_an_actor() -> None:
         number=3, params={"lr": 0.1, "bits": 8, "on": True}, seed=1, rung=1, from_epoch=1, to_epoch=3, checkpoint="x", known={"num_params": 3.0}
     )
     assert from_json(Job, to_json(job)) == job
+
+
+def test_a_segment_that_is_nested_without_end_is_corrupt_and_named(store: MemoryStore) -> None:
+    store.put("studies/s/journal/00000000", b"[" * 100_000)
+    with pytest.raises(ArtifactCorrupt, match="studies/s/journal/00000000 is nested deeper than 100 levels"):
+        Journal(store, "studies/s/journal", driver="a").open()
