@@ -263,7 +263,8 @@ def main(arguments: Sequence[str] = ()) -> None:
                     claim.write()
                 else:
                     print(f"{claim.name}: {claim.value:.2f} {claim.unit} {dict(claim.peers)}", flush=True)
-    log.unlink()
+    if not options.case:
+        log.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
