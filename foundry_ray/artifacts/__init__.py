@@ -42,7 +42,7 @@ def open_store(
             (AWS_ENDPOINT_URL, AWS_PROFILE, AWS_ACCESS_KEY_ID, ...).
         settings: FOUNDRY_HOME and the retry budget; the environment's where absent.
         probe: Check now that an `s3://` store answers, accepts the credentials and has the bucket, and find out what it does where that
-            was not done today. What it lacks is one warning.
+            was not done today. What it lacks is one warning then.
         is_probed_anew: Find out again, whatever is remembered; `lacks_of` tells, and nothing is warned of.
         clock: The system's where absent.
 
@@ -119,13 +119,11 @@ def _open_embedded(settings: Settings, clock: Clock | None) -> ArtifactStore:
 def _open_s3(config: StoreConfig, settings: Settings, clock: Clock | None, *, is_checked: bool, is_probed_anew: bool) -> ArtifactStore:
     from foundry_ray.artifacts.cache import Cached
     from foundry_ray.artifacts.retrying import Retrying
-    from foundry_ray.artifacts.s3.opening import open_s3, warn_of_lacks
+    from foundry_ray.artifacts.s3.opening import open_s3
     from foundry_ray.clock import SystemClock
 
     clock = clock or SystemClock()
     store = open_s3(config, home=settings.home, clock=clock, is_checked=is_checked, is_probed_anew=is_probed_anew)
-    if is_checked and not is_probed_anew:
-        warn_of_lacks(store)
     patient = Retrying(store, clock=clock, budget_s=settings.store_retry_s)
     if config.cache_bytes == 0:
         return patient

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from foundry_ray.artifacts import lacks_of, open_store
-from foundry_ray.artifacts.s3.opening import open_s3
-from foundry_ray.clock import SystemClock
 from foundry_ray.config import StoreConfig
 from foundry_ray.doctor import diagnose
 from foundry_ray.errors import Conflict, StoreDenied, StoreError
@@ -139,17 +137,35 @@ def test_checksums_that_a_gateway_cannot_take_are_left_out(account: Account, gat
         account.open(config)
 
 
-def test_read_only_credentials_open_a_store_and_read(account: Account, caplog: pytest.LogCaptureFixture) -> None:
-    with account.at() as (config, _):
-        account.open(config).put("a", b"12345")
-    with account.at(gateways.is_read_only(_SIGNER)) as (config, _):
+def test_read_only_credentials_open_a_store_and_read_until_they_may_write(account: Account, caplog: pytest.LogCaptureFixture) -> None:
+    is_forbidden = False
+
+    def guarded(request: Request, forward: Forward) -> Answer:
+        return refusal(403, "AccessDenied") if is_forbidden and request.method in ("PUT", "POST", "DELETE") else forward(request)
+
+    with account.at(guarded) as (config, _):
+        account.client().put_object(Bucket="bucket", Key="team/a", Body=b"12345")
+        is_forbidden = True
         store = account.open(config)
-        assert "s3://bucket/team lacks: the right to write (it is open for reading" in caplog.text
+        assert _said(caplog) == ["s3://bucket/team lacks: the right to write (it is open for reading; what writes is refused)."]
         assert (store.get("a"), [info.key for info in store.list("")]) == (b"12345", ["a"])
         with pytest.raises(StoreDenied, match="refused: it answered AccessDenied to write b"):
             store.put("b", b"1")
-        assert list((account.settings.home / "probes").iterdir()) != []
-        assert open_s3(config, home=account.settings.home, clock=SystemClock()).capabilities.is_read_only
+        is_forbidden = False
+        assert lacks_of(account.open(config)) == ()
+
+
+def test_what_needs_no_mending_is_warned_of_when_it_is_found_and_not_again(account: Account, caplog: pytest.LogCaptureFixture) -> None:
+    weak = (gateways.ignores_create_only(_SIGNER), gateways.refuses_delete_many(_SIGNER))
+    with account.at(*weak) as (config, _):
+        account.open(config)
+        caplog.clear()
+        account.open(config)
+        [said] = _said(caplog)
+        assert "create-only writes" in said
+        assert "DeleteObjects" not in said
+        account.open(config.model_copy(update={"single_writer": True}))
+        assert _said(caplog) == [said]
 
 
 UNUSABLE = {

@@ -23,12 +23,14 @@ _ASKED = {"region", "profile", "credentials_file", "addressing", "checksums", "s
 def open_s3(config: StoreConfig, *, home: Path, clock: Clock, is_checked: bool = True, is_probed_anew: bool = False) -> S3Store:
     """The store of a section whose `uri` is `s3://bucket` or `s3://bucket/prefix`.
 
+    What the endpoint lacks is one warning when it is found out; later, only what a run needs is.
+
     Args:
         config: The section.
         home: FOUNDRY_HOME, where it is remembered for a day what the endpoint does.
         clock: Tells how old a memory is, and waits for a listing that lags.
         is_checked: Ask the server now. Off: what is remembered is trusted, and where nothing is, a server that can do everything is assumed.
-        is_probed_anew: Whatever is remembered.
+        is_probed_anew: Whatever is remembered; who asks for it asks for the lacks too, so that they are no warning.
 
     Raises:
         ConfigError: The settings do not work, or there is no such bucket.
@@ -47,12 +49,13 @@ def open_s3(config: StoreConfig, *, home: Path, clock: Clock, is_checked: bool =
         store.learn(*known)
     elif is_checked:
         _probe(store, memory, clock)
+    if is_checked and not is_probed_anew:
+        _warn_of_lacks(store, is_news=known is None)
     return store
 
 
-def warn_of_lacks(store: S3Store) -> None:
-    """Say once, and all of it, what the endpoint lacks and what is done instead."""
-    lacks = store.capabilities.lacks(is_single_writer=store.config.single_writer)
+def _warn_of_lacks(store: S3Store, *, is_news: bool) -> None:
+    lacks = [lack for lack in store.capabilities.lacks(is_single_writer=store.config.single_writer) if is_news or lack.fix]
     if lacks:
         _log.warning("%s lacks: %s.", store.uri, "; ".join(f"{lack.text}: {lack.fix}" if lack.fix else lack.text for lack in lacks))
 
