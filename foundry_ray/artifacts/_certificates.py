@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.artifacts._secrets import write_private
 from foundry_ray.errors import ConfigError
+from foundry_ray.secrecy import SecretBytes
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -62,7 +63,7 @@ def _are_usable(folder: Path) -> bool:
     return True
 
 
-def _make() -> dict[str, bytes]:
+def _make() -> dict[str, SecretBytes]:
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -72,9 +73,9 @@ def _make() -> dict[str, bytes]:
     authority, node = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     pem = serialization.Encoding.PEM
     return {
-        AUTHORITY: _sign("foundry-store-authority", authority, authority).public_bytes(pem),
-        CERTIFICATE: _sign("foundry-store", node, authority).public_bytes(pem),
-        KEY: node.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        AUTHORITY: SecretBytes(_sign("foundry-store-authority", authority, authority).public_bytes(pem)),
+        CERTIFICATE: SecretBytes(_sign("foundry-store", node, authority).public_bytes(pem)),
+        KEY: SecretBytes(node.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())),
     }
 
 

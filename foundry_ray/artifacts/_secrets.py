@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from foundry_ray.secrecy import Secret, SecretBytes
 from foundry_ray.types import FORMAT_VERSION
 
 _FILE = "state.json"
@@ -23,9 +24,9 @@ class Secrets:
     """
 
     port: int | None
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    jwt_keys: tuple[str, ...] = field(repr=False)
+    access_key: Secret = field(repr=False)
+    secret_key: Secret = field(repr=False)
+    jwt_keys: tuple[Secret, ...] = field(repr=False)
     is_locked: bool
 
 
@@ -33,9 +34,9 @@ def new_secrets() -> Secrets:
     """Random ones."""
     return Secrets(
         port=None,
-        access_key=secrets.token_hex(10),
-        secret_key=secrets.token_urlsafe(30),
-        jwt_keys=tuple(secrets.token_hex(32) for _ in range(4)),
+        access_key=Secret(secrets.token_hex(10)),
+        secret_key=Secret(secrets.token_urlsafe(30)),
+        jwt_keys=tuple(Secret(secrets.token_hex(32)) for _ in range(4)),
         is_locked=False,
     )
 
@@ -50,9 +51,9 @@ def read_secrets(folder: Path) -> Secrets | None:
         document = json.loads((folder / _FILE).read_bytes())
         return Secrets(
             port=int(document["port"]),
-            access_key=str(document["access_key"]),
-            secret_key=str(document["secret_key"]),
-            jwt_keys=tuple(str(key) for key in document["jwt_keys"]),
+            access_key=Secret(document["access_key"]),
+            secret_key=Secret(document["secret_key"]),
+            jwt_keys=tuple(Secret(key) for key in document["jwt_keys"]),
             is_locked=document.get("is_locked") is True,
         )
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
@@ -69,10 +70,10 @@ def write_secrets(folder: Path, known: Secrets) -> None:
         "jwt_keys": known.jwt_keys,
         "is_locked": known.is_locked,
     }
-    write_private(folder / _FILE, json.dumps(document).encode())
+    write_private(folder / _FILE, SecretBytes(json.dumps(document).encode()))
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: SecretBytes) -> None:
     """A file of mode 0600 that appears whole. Raises OSError where the folder cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from foundry_ray.artifacts._certificates import AUTHORITY, CERTIFICATE, KEY, client_context
 from foundry_ray.errors import ConfigError, StoreUnavailable
+from foundry_ray.secrecy import Secret, SecretBytes, Variables
 from foundry_ray.types import Json
 
 HOST = "127.0.0.1"
@@ -80,22 +81,22 @@ def _can_bind(port: int) -> bool:
     return True
 
 
-def identities(access_key: str, secret_key: str) -> bytes:
+def identities(access_key: Secret, secret_key: Secret) -> SecretBytes:
     """The server's list of users: one, who may do everything."""
     user: Json = {
         "name": "foundry",
         "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    return json.dumps({"identities": [user]}).encode()
+    return SecretBytes(json.dumps({"identities": [user]}).encode())
 
 
-def environment(jwt_keys: tuple[str, ...], home: Path, certificates: Path) -> Mapping[str, str]:
+def environment(jwt_keys: tuple[Secret, ...], home: Path, certificates: Path) -> Mapping[str, str]:
     """All that the server sees of the environment: keys for its inner HTTP ports, certificates for the gRPC ports beside them."""
     tls = {"WEED_GRPC_CA": str(certificates / AUTHORITY)}
     for part in _PARTS:
         tls |= {f"WEED_GRPC_{part}_CERT": str(certificates / CERTIFICATE), f"WEED_GRPC_{part}_KEY": str(certificates / KEY)}
-    return {"GOMEMLIMIT": "400MiB", "HOME": str(home), "PATH": os.defpath, **dict(zip(_JWT_NAMES, jwt_keys, strict=True)), **tls}
+    return Variables({"GOMEMLIMIT": "400MiB", "HOME": str(home), "PATH": os.defpath, **dict(zip(_JWT_NAMES, jwt_keys, strict=True)), **tls})
 
 
 def is_locked(port: int, certificates: Path) -> bool:

@@ -223,19 +223,24 @@ def _launch(folder: Path, known: Secrets) -> None:
     arguments = _weed.command(port=known.port, data=folder / "data", config=folder / "s3.json")
     with (folder / "alive.lock").open("a") as alive, log.open("ab") as output:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        subprocess.run(
-            [*_weed.LAUNCHER, str(folder / "pid"), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(_weed.environment(known.jwt_keys, folder, certificates)),
-            cwd=folder,
-            pass_fds=[alive.fileno()],
-            start_new_session=True,
-            umask=0o077,
-            check=True,
-            timeout=10,
-        )
+        try:
+            subprocess.run(
+                [*_weed.LAUNCHER, str(folder / "pid"), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_weed.environment(known.jwt_keys, folder, certificates),
+                cwd=folder,
+                pass_fds=[alive.fileno()],
+                start_new_session=True,
+                umask=0o077,
+                check=True,
+                timeout=10,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            message = f"the embedded store could not be started in {folder}: {error}."
+            hint = f"read {log}; is the disk full?"
+            raise StoreUnavailable(message, hint=hint, uri="embedded") from error.with_traceback(None)  # its frames hold the environment as bytes
 
 
 def _is_ready(settings: Settings, state: StoreState, clock: Clock, deadline_s: float) -> bool:
@@ -314,9 +319,6 @@ def _on_disk(folder: Path) -> Iterator[None]:
             raise _unwritable(folder, error) from error
         message = f"the embedded store could not use {folder}: {error.strerror or error}."
         raise StoreUnavailable(message, hint="free some space there, or set FOUNDRY_HOME to a folder on another disk.", uri="embedded") from error
-    except subprocess.SubprocessError as error:
-        message = f"the embedded store could not be started in {folder} ({type(error).__name__})."
-        raise StoreUnavailable(message, hint=f"read {folder / 'weed.log'}; is the disk full?", uri="embedded") from error
 
 
 def _unwritable(folder: Path, error: OSError) -> StoreDenied:

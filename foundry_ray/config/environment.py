@@ -15,6 +15,7 @@ from foundry_ray.config.loading import store_config
 from foundry_ray.config.section import Section
 from foundry_ray.config.store import StoreConfig, StoreField
 from foundry_ray.errors import ConfigError, OutOfRange
+from foundry_ray.secrecy import Secret, Variables
 
 
 class Settings(Section):
@@ -62,7 +63,7 @@ class SigningKeys:
 
 def settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the environment. `home` is absolute."""
-    env = os.environ if environ is None else environ
+    env = Variables(os.environ if environ is None else environ)
     token = env.get("FOUNDRY_TOKEN_PATH")
     return Settings(
         home=Path(env.get("FOUNDRY_HOME", ".foundry")).absolute(),
@@ -82,25 +83,29 @@ def signing_keys(environ: Mapping[str, str] | None = None) -> SigningKeys:
     Raises:
         ConfigError: Both forms of the signing key are given, or its file is missing or can be read by others.
     """
-    env = os.environ if environ is None else environ
-    signing, path = env.get("FOUNDRY_SIGNING_KEY"), env.get("FOUNDRY_SIGNING_KEY_FILE")
+    env = Variables(os.environ if environ is None else environ)
+    signing, path = _secret(env.get("FOUNDRY_SIGNING_KEY")), env.get("FOUNDRY_SIGNING_KEY_FILE")
     if signing is not None and path is not None:
         message = "FOUNDRY_SIGNING_KEY and FOUNDRY_SIGNING_KEY_FILE are both set, wanted one of them."
         raise ConfigError(message, hint="`unset FOUNDRY_SIGNING_KEY` uses the file.")
     return SigningKeys(
         signing=_read_key(Path(path)) if path is not None else signing,
         signing_source=path or "FOUNDRY_SIGNING_KEY",
-        verifying=env.get("FOUNDRY_VERIFY_KEY"),
+        verifying=_secret(env.get("FOUNDRY_VERIFY_KEY")),
     )
 
 
-def _read_key(path: Path) -> str:
+def _secret(text: str | None) -> Secret | None:
+    return None if text is None else Secret(text)
+
+
+def _read_key(path: Path) -> Secret:
     try:
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             message = f"the key file {path} has mode {mode:o}, wanted 600: others can read it."
             raise ConfigError(message, hint=f"`chmod 600 {path}`, and make a new key if somebody else uses this machine.")
-        return path.read_text(encoding="ascii").strip()
+        return Secret(path.read_text(encoding="ascii").strip())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(f"the key file {path} cannot be read: {reason}.", hint="`foundry models keygen -o FILE` makes one.") from None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
 
 from foundry_ray.config import SigningKeys
 from foundry_ray.errors import ConfigError
+from foundry_ray.secrecy import SecretBytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -170,7 +171,7 @@ def _parse(text: str, source: str) -> tuple[KeyKind, bytes]:
     """Kind and bytes of a key. The errors say what is wrong with it and never what it is."""
     kind, _, digits = text.strip().partition(":")
     try:
-        key = bytes.fromhex(digits)
+        key = SecretBytes.fromhex(digits)
     except ValueError:
         raise ConfigError(f"{source} is no key: what follows the colon is not hexadecimal.", hint=_FORM) from None
     if kind == "hmac" and len(key) >= _KEY_BYTES:

@@ -10,10 +10,11 @@ import http.client
 import json
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from foundry_ray.errors import ClusterDenied, ClusterError, ClusterUnreachable, ConfigError, NoSuchJob
+from foundry_ray.secrecy import Secret
 from foundry_ray.types import Json
 
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -25,7 +26,7 @@ class Dashboard:
     """Where a dashboard is, the token to show, and the time limit of one request."""
 
     url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -77,14 +78,14 @@ class Dashboard:
         if content_type:
             headers["Content-Type"] = content_type
         if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
+            headers["Authorization"] = Secret(f"Bearer {self.token}")
         connection = self._connection()
         try:
             connection.request(method, urlsplit(self.url).path.rstrip("/") + path, body=body, headers=headers)
             answer = connection.getresponse()
             text = answer.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from error.with_traceback(None)  # its frames hold the token as bytes
         finally:
             connection.close()
         return self._judge(answer.status, text, path)

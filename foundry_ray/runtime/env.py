@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from foundry_ray.config import Settings
+from foundry_ray.secrecy import Variables
 
 _RAY_TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # also the delay until a reported checkpoint counts; Ray's default is 2 s
@@ -63,11 +64,11 @@ def child_env(settings: Settings, extra: Mapping[str, str] | None = None) -> dic
 
     Jobs and workers of a head start `python` from the PATH that the head was started with.
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _AUTH_KEYS and name != "RAY_ADDRESS"}
+    inherited = Variables({name: value for name, value in os.environ.items() if name not in _AUTH_KEYS and name != "RAY_ADDRESS"})
     if "FOUNDRY_SIGNING_KEY_FILE" in inherited:  # the daemon works in another folder
         inherited["FOUNDRY_SIGNING_KEY_FILE"] = str(Path(inherited["FOUNDRY_SIGNING_KEY_FILE"]).absolute())
     path = os.pathsep.join((str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)))
-    return {**inherited, **worker_env(), "PATH": path, "FOUNDRY_HOME": str(settings.home), **(extra or {})}
+    return Variables({**inherited, **worker_env(), "PATH": path, "FOUNDRY_HOME": str(settings.home), **(extra or {})})
 
 
 def auth_env(token_path: Path | None) -> dict[str, str]:

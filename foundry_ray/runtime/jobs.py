@@ -23,6 +23,7 @@ from foundry_ray.runtime.dashboard import Dashboard
 from foundry_ray.runtime.env import portable_env
 from foundry_ray.runtime.package import Package, pack
 from foundry_ray.runtime.place import LOCAL, checked_token_path
+from foundry_ray.secrecy import Secret
 from foundry_ray.types import Json
 
 _POLL_S = 0.5
@@ -162,7 +163,7 @@ def auth(address: str, settings: Settings) -> str | None:
     if head is not None and address in (LOCAL, head.dashboard_url):
         return head.token
     path = checked_token_path(settings) or Path.home() / ".ray" / "auth_token"
-    return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
+    return Secret(path.read_text(encoding="utf-8").strip()) or None if path.is_file() else None
 
 
 def _dashboard(address: str, settings: Settings, clock: Clock | None = None) -> Dashboard:

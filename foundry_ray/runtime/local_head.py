@@ -22,6 +22,7 @@ from foundry_ray.errors import ArtifactCorrupt, ClusterDenied, ClusterUnreachabl
 from foundry_ray.protocols import Clock
 from foundry_ray.runtime import daemon, ports
 from foundry_ray.runtime.env import LOOPBACK, NO_DRAIN, auth_env, child_env
+from foundry_ray.secrecy import Secret
 from foundry_ray.types import Json, canonical_bytes, from_json, to_json
 
 _HOST = "127.0.0.1"
@@ -57,9 +58,9 @@ class HeadState:
     ports: tuple[int, ...]
 
     @property
-    def token(self) -> str:
+    def token(self) -> Secret:
         """The secret that drivers and job clients show."""
-        return Path(self.token_path).read_text(encoding="utf-8").strip()
+        return Secret(Path(self.token_path).read_text(encoding="utf-8").strip())
 
     def public(self) -> Json:
         """What may be printed: everything but the token, of which only the path is known."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from foundry_ray.artifacts.s3.client import Endpoint
 from foundry_ray.config import StoreConfig
 from foundry_ray.errors import ConfigError
+from foundry_ray.secrecy import Secret
 
 _UNSIGNED = {"auto": None, "payload": False, "headers": True}
 
@@ -52,7 +53,7 @@ def _ca_bundle(config: StoreConfig) -> str | None:
     return str(path)
 
 
-def _credentials(config: StoreConfig) -> tuple[str | None, str | None, str | None]:
+def _credentials(config: StoreConfig) -> tuple[Secret | None, Secret | None, Secret | None]:
     if config.credentials_file is None:
         return None, None, None
     path = config.credentials_file.expanduser()
@@ -60,7 +61,8 @@ def _credentials(config: StoreConfig) -> tuple[str | None, str | None, str | Non
     sections = _read_private(path)
     if profile not in sections:
         raise ConfigError(f"store.credentials_file is {path}, which has no profile [{profile}].", hint="set `store.profile` to one that it has.")
-    found = [sections[profile].get(name) for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")]
+    values = (sections[profile].get(name) for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"))
+    found = [None if value is None else Secret(value) for value in values]
     if not (found[0] and found[1]):
         message = f"store.credentials_file is {path}, whose profile [{profile}] lacks aws_access_key_id or aws_secret_access_key."
         raise ConfigError(message, hint="give it both.")
