@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foundry_ray.errors import ArtifactCorrupt, ConfigError, FoundryError, OutOfRange, StoreError
+from foundry_ray.housekeeping import importing
 from foundry_ray.housekeeping.exporting import export_run
 from foundry_ray.housekeeping.importing import import_run
 from foundry_ray.testing.clock import FakeClock
@@ -250,6 +251,12 @@ def test_a_list_of_another_shape_is_refused(refuse: Refuse, data: bytes, message
 )
 def test_a_document_of_another_shape_is_refused(refuse: Refuse, objects: Objects, key: str, data: bytes, message: str) -> None:
     refuse(_archive([(name, data if name.startswith(key) else content) for name, content in objects]), ArtifactCorrupt, message)
+
+
+@pytest.mark.parametrize("limit", ["MAX_DOCUMENT_BYTES", "_MAX_KEPT_BYTES"])
+def test_documents_that_are_too_large_are_refused(refuse: Refuse, valid: bytes, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(importing, limit, 100)
+    refuse(valid, ArtifactCorrupt, "the documents of the archive are larger than those of a run")
 
 
 def test_a_document_of_a_later_foundry_is_told(refuse: Refuse, objects: Objects) -> None:

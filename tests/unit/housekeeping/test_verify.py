@@ -11,7 +11,8 @@ import pytest
 
 from foundry_ray.artifacts.cache import Cached
 from foundry_ray.artifacts.local import LocalStore
-from foundry_ray.errors import ArtifactNotFound
+from foundry_ray.artifacts.manifests import read_file
+from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound
 from foundry_ray.housekeeping.contents import MAX_DOCUMENT_BYTES
 from foundry_ray.housekeeping.damage import Problem
 from foundry_ray.housekeeping.verify import StoreCheck, check_store
@@ -148,6 +149,15 @@ def test_a_manifest_under_another_name_is_corrupt(check: Check, full: MemoryStor
     problem = _only(check(), "corrupt")
     assert problem.key == model
     assert "has sha256" in problem.detail
+
+
+def test_a_manifest_that_is_too_large_is_corrupt_and_never_read_whole(check: Check, full: MemoryStore) -> None:
+    model = resolve(full, "mnist@champion").model.artifact.key
+    full.objects[model] = b"[" * (MAX_DOCUMENT_BYTES + 1)
+    problem = _only(check(), "corrupt")
+    assert (problem.key, problem.detail) == (model, f"{model} has {MAX_DOCUMENT_BYTES + 1} bytes, a document has at most {MAX_DOCUMENT_BYTES}.")
+    with pytest.raises(ArtifactCorrupt, match=f"has {MAX_DOCUMENT_BYTES + 1} bytes, a manifest has at most"):
+        read_file(full, model, "model.onnx")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a//b", "a\\b"])
