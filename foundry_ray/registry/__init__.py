@@ -23,17 +23,16 @@ Read `reading` first, then `promoting`.
 
 from foundry_ray.registry.cards import ModelCard, fallen_warning, is_fallen, model_card
 from foundry_ray.registry.facade import Registry, pull
-from foundry_ray.registry.lineage import lineage_of_run
+from foundry_ray.registry.lineage import commit_of, lineage_of_run
 from foundry_ray.registry.moves import AliasMove, history, standing
 from foundry_ray.registry.naming import CHAMPION, parse, parse_alias
-from foundry_ray.registry.notes import Note, write_note
 from foundry_ray.registry.promoting import promote, rollback, set_alias
 from foundry_ray.registry.reading import resolve, show, versions
 from foundry_ray.registry.records import Verdict, Version, names, read_report
 from foundry_ray.registry.registering import adopt, register
+from foundry_ray.registry.series import Note, write_note
 from foundry_ray.registry.signatures import SignatureState, check_entry, check_signature, sign_entry
 from foundry_ray.registry.signing import KeyKind, write_key
-from foundry_ray.registry.sources import commit_of
 from foundry_ray.registry.tagging import parse_tags, tag
 from foundry_ray.registry.verifying import verify
 

@@ -11,7 +11,7 @@ from foundry_ray.config import SigningKeys
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import moves, naming, promoting, reading, records, signatures, tagging
 from foundry_ray.registry.moves import AliasMove
-from foundry_ray.registry.notes import Note, write_note
+from foundry_ray.registry.series import Note, write_note
 from foundry_ray.types import RegistryEntry
 
 

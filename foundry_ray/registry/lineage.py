@@ -1,4 +1,4 @@
-"""What a registered version was made of, taken from the record of the run that made it.
+"""What a registered version was made of, taken from the record of the run that made it, and from which sources it was started.
 
 A version keeps its own copy, because records of runs can be deleted. Versions that were registered before that find it in the record
 where that is still there. Configurations hold no secrets (`config.store`), so neither does this.
@@ -6,7 +6,9 @@ where that is still there. Configurations hold no secrets (`config.store`), so n
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from foundry_ray.artifacts.manifests import get_json
@@ -15,6 +17,8 @@ from foundry_ray.protocols import ArtifactStore
 from foundry_ray.types import DatasetRef, Json, Lineage, ModelArtifact, RunRecord, StudyResult, Trial, from_json
 
 T = TypeVar("T")
+_DESCRIBE = ("git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+_TIMEOUT_S = 5.0
 
 
 def lineage_of_run(record: RunRecord, code: Mapping[str, str]) -> Lineage | None:
@@ -56,6 +60,18 @@ def rebuild(store: ArtifactStore, run_id: str) -> Lineage | None:
         return lineage_of_run(from_json(RunRecord, found, what=key), {})
     except (ArtifactNotFound, ArtifactCorrupt):
         return None
+
+
+def commit_of(folder: Path) -> str:
+    """The commit that is checked out in a folder, with `-dirty` where tracked files differ from it.
+
+    Empty where the folder is in no repository with a commit, where git is not installed, or where it does not answer in 5 s.
+    """
+    try:
+        done = subprocess.run(_DESCRIBE, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _output(record: RunRecord, name: str, kind: type[T]) -> T | None:

@@ -14,8 +14,8 @@ from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import moves, naming, records
 from foundry_ray.registry.moves import AliasMove, MoveKind
 from foundry_ray.registry.naming import CHAMPION
-from foundry_ray.registry.notes import Note, write_note
 from foundry_ray.registry.records import Verdict, Version
+from foundry_ray.registry.series import Note, write_note
 
 
 def promote(

@@ -12,9 +12,9 @@ from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, Conflict
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import moves, naming, reading, records, series, signatures
 from foundry_ray.registry.naming import CHAMPION
-from foundry_ray.registry.notes import Note
 from foundry_ray.registry.promoting import promote
 from foundry_ray.registry.records import Verdict, Version
+from foundry_ray.registry.series import Note
 from foundry_ray.types import ArtifactRef, Json, Lineage, ModelArtifact, RegistryEntry, to_json
 
 

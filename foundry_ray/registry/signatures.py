@@ -15,7 +15,7 @@ from foundry_ray.config import SigningKeys, signing_keys
 from foundry_ray.errors import ArtifactCorrupt, ConfigError, SignatureInvalid
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import naming, series
-from foundry_ray.registry.notes import Note
+from foundry_ray.registry.series import Note
 from foundry_ray.registry.signing import Keyring, Signer, Verifier, open_keyring
 from foundry_ray.types import ArtifactRef, Json, RegistryEntry, canonical_bytes, to_json
 

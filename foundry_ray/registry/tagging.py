@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from foundry_ray.errors import ConfigError, OutOfRange
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import naming, records, series
-from foundry_ray.registry.notes import Note
+from foundry_ray.registry.series import Note
 from foundry_ray.types import Json, to_json
 
 MAX_TAGS = 50

@@ -16,7 +16,6 @@ from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.artifacts.manifests import get_json
 from foundry_ray.config import PipelineConfig, Settings
 from foundry_ray.pipeline import Pipeline
-from foundry_ray.registry import sources
 from foundry_ray.testing import samples
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.datasets import publish_bands
@@ -54,7 +53,7 @@ def _registered(store: MemoryStore, tmp_path: Path) -> Lineage:
 
 
 def test_registration_stores_what_the_model_was_made_of(store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_DESCRIBE", ("echo", "c0ffee-dirty"))
+    monkeypatch.setattr("foundry_ray.registry.lineage._DESCRIBE", ("echo", "c0ffee-dirty"))
     found = _registered(store, tmp_path)
     assert (found.dataset_fingerprint, found.dataset_key) == (publish_bands(store).fingerprint, publish_bands(store).key)
     assert (found.teacher, found.teacher_sha256, found.study_key) == ("artifacts/model/teacher.json", "teacher", "k" * 32)
@@ -108,24 +107,24 @@ def test_a_stored_lineage_is_read_back_whole(store: MemoryStore) -> None:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_of_the_working_folder_is_told_with_whether_it_is_clean(tmp_path: Path) -> None:
-    assert sources.commit_of(tmp_path) == ""
+    assert registry.commit_of(tmp_path) == ""
     (tmp_path / "model.py").write_text("1\n")
     identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
     for command in (("init", "-q"), ("add", "model.py"), ("commit", "-q", "-m", "one")):
         subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True, timeout=60, capture_output=True)
     (tmp_path / "data.csv").write_text("untracked\n")
-    clean = sources.commit_of(tmp_path)
+    clean = registry.commit_of(tmp_path)
     assert len(clean) == 40
     (tmp_path / "model.py").write_text("2\n")
-    assert sources.commit_of(tmp_path) == f"{clean}-dirty"
+    assert registry.commit_of(tmp_path) == f"{clean}-dirty"
 
 
 @pytest.mark.parametrize("command", [("no-such-program-here",), ("false",), ("sleep", "60")])
 def test_a_git_that_is_absent_fails_or_hangs_costs_a_field_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(sources, "_DESCRIBE", command)
-    monkeypatch.setattr(sources, "_TIMEOUT_S", 0.1)
-    assert sources.commit_of(tmp_path) == ""
+    monkeypatch.setattr("foundry_ray.registry.lineage._DESCRIBE", command)
+    monkeypatch.setattr("foundry_ray.registry.lineage._TIMEOUT_S", 0.1)
+    assert registry.commit_of(tmp_path) == ""
     config = PipelineConfig.model_validate({"name": "p", "data": {"source": "mnist_5k"}, "task": "image_classification"})
     assert keys.code(config) == {}
