@@ -15,7 +15,7 @@ FOLDER_MARK = "=folder"
 def key_of(path: str) -> str:
     """The key of a path; slashes at its ends and double ones count for nothing. The root is empty."""
     names = [name for name in path.split("/") if name not in ("", ".")]
-    return quote("/".join(names), safe="/", errors="surrogateescape").replace("~", "%7E").replace("%", "=")
+    return quote("/".join(names), safe="/", errors="surrogatepass").replace("~", "%7E").replace("%", "=")
 
 
 def path_of(key: str) -> str:
@@ -24,5 +24,8 @@ def path_of(key: str) -> str:
 
 
 def _name_of(segment: str) -> str:
-    name = unquote(segment.replace("=", "%"), errors="surrogateescape")
+    try:
+        name = unquote(segment.replace("=", "%"), errors="surrogatepass")
+    except UnicodeDecodeError:
+        return segment
     return name if key_of(name) == segment else segment

@@ -104,6 +104,11 @@ def test_every_name_has_a_key_of_its_own(names: list[str]) -> None:
     assert len(path) > 60 or check_key(key_of(path))
 
 
+@pytest.mark.parametrize("key", ["lr=0.1", "=41", "=FF", "a=2cb", "=folder"])
+def test_a_key_of_another_writer_is_shown_as_it_is(key: str) -> None:
+    assert path_of(key) == key
+
+
 def test_a_path_cannot_leave_the_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"segment '\.\.'"):
         _write(arrow_filesystem(LocalStore(tmp_path / "store")), "a/../../b", b"1")
