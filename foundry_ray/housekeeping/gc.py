@@ -23,7 +23,7 @@ from foundry_ray.artifacts.plans import CLOCK_KEY, LATE_DELETE_S, Candidates, Pl
 from foundry_ray.artifacts.threads import NUM_THREADS
 from foundry_ray.config import LimitsConfig, RetentionConfig
 from foundry_ray.errors import Conflict
-from foundry_ray.housekeeping.retention import WHY_KEPT, garbage
+from foundry_ray.housekeeping.retention import COLLECTORS, WHY_KEPT, garbage
 from foundry_ray.housekeeping.roots import Policy, find_needed
 from foundry_ray.protocols import ArtifactStore, Clock, ObjectInfo, Reporter
 from foundry_ray.runlog import Lease, hold
@@ -32,7 +32,6 @@ from foundry_ray.types import FORMAT_VERSION, Json, to_json
 DEFAULT_GRACE_S = 24 * 3600.0
 _BATCH = 1000  # what one request of S3 deletes
 _UPLOAD_AGE_S = 24 * 3600.0  # at least: whoever uploads the same bytes goes on with what is there
-_LEASE = "gc"
 _TIERS = ("runs/", "stages/", "artifacts/", "")  # what names others goes first, so that nothing that is left names what is gone
 Action = Literal["looked", "clean", "marked", "waiting", "deleted"]
 
@@ -117,7 +116,7 @@ class Collector:
         try:
             with hold(
                 self.store,
-                _LEASE,
+                COLLECTORS,
                 run_id=self.name,
                 ttl_s=self.limits.lease_ttl_s,
                 wait_s=2 * self.limits.lease_ttl_s,
@@ -149,7 +148,7 @@ class Collector:
             outcome = marked if outcome is None or plan_or_none else outcome
             if plan_or_none and self.grace_s == 0:
                 outcome = self._delete(plan_or_none, lease)
-        self._clear(now_s)
+        self._clear(now_s, lease)
         return outcome
 
     def _mark(self, lease: Lease) -> tuple[Plan | None, Collection]:
@@ -194,8 +193,10 @@ class Collector:
         objects = list(self.store.list(""))
         return self._outcome("waiting", objects, [info for info in objects if info.key in marked], ready_in_s=ready_in_s)
 
-    def _clear(self, now_s: float) -> None:
-        """Remove plans that are carried out for long; the newest stays, so that numbers go up."""
+    def _clear(self, now_s: float, lease: Lease) -> None:
+        """Remove the leases of collectors before this one, and plans that were carried out long ago; the newest stays, so that numbers go up."""
+        leases = [info.key for info in self.store.list(f"leases/{COLLECTORS}/")]
+        self.store.delete(*(key for key in leases if int(key.rpartition("/")[2][:8]) < lease.fence))
         for plan in list_plans(self.store)[:-1]:
             if plan.done_at_s is not None and now_s - plan.done_at_s >= max(self.grace_s, LATE_DELETE_S):
                 for what in ("closed", "plan", "done"):  # without `closed`, it marks nothing

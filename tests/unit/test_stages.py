@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from foundry_ray.artifacts.manifests import put_json
 from foundry_ray.config import LimitsConfig
 from foundry_ray.errors import ArtifactCorrupt, Conflict, Diverged
+from foundry_ray.runlog import load_run
 from foundry_ray.stages import StageRunner
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
@@ -107,8 +109,6 @@ def test_other_library_versions_are_a_warning_that_names_them(store: MemoryStore
 
 
 def test_the_record_is_in_the_store_after_every_change(store: MemoryStore, clock: FakeClock) -> None:
-    from foundry_ray.runlog import load_run
-
     seen: list[StageStatus] = []
 
     def work() -> MetricValue:
@@ -120,6 +120,50 @@ def test_the_record_is_in_the_store_after_every_change(store: MemoryStore, clock
     runner.finish(RunStatus.DONE)
     assert seen == [StageStatus.RUNNING]
     assert load_run(store, "r-1").status is RunStatus.DONE
+
+
+def _collection(store: MemoryStore, *candidates: str) -> None:
+    """A collection that is past its last look."""
+    plan = {"format_version": 1, "created_at": "", "grace_s": 0.0, "cutoff_s": 0.0, "candidates": list(candidates)}
+    put_json(store, "gc/00000001/plan", plan)
+    put_json(store, "gc/00000001/closed", {})
+
+
+def test_the_record_names_a_stage_before_its_result_is_looked_for(store: MemoryStore, clock: FakeClock) -> None:
+    counting = FailingStore(store)
+    _runner(counting, clock).do("search", "k", lambda: OUTPUT, MetricValue, progress_key="study")
+    assert counting.calls.index(("put", "runs/r-1/record.json")) < counting.calls.index(("get", "stages/search/k.json"))
+    assert load_run(store, "r-1").stage("search").progress_key == "study"
+
+
+def test_a_result_that_is_being_collected_is_made_again_after_that(store: MemoryStore, clock: FakeClock) -> None:
+    calls: list[str] = []
+    _runner(store, clock).do("teacher", "k", _counting(calls), MetricValue)
+    _collection(store, "stages/teacher/k.json", "runs/r-2/record.json")
+    sleep, runner = clock.sleep, _runner(store, clock, "r-2")
+
+    def collect(seconds: float) -> None:
+        sleep(seconds)
+        store.delete("stages/teacher/k.json", "runs/r-2/record.json")
+        put_json(store, "gc/00000001/done", {})
+
+    clock.sleep = collect
+    runner.do("teacher", "k", _counting(calls), MetricValue)
+    assert (len(calls), len(clock.sleeps)) == (2, 1)
+    assert "stage teacher waits for collection 1 of garbage" in runner.record.warnings[0]
+    assert load_run(store, "r-2").stage("teacher").status is StageStatus.DONE
+
+
+def test_a_collection_of_other_things_is_not_waited_for(store: MemoryStore, clock: FakeClock) -> None:
+    _collection(store, "stages/teacher/other.json", "checkpoints/other/1")
+    _runner(store, clock).do("teacher", "k", lambda: OUTPUT, MetricValue)
+    assert clock.sleeps == []
+
+
+def test_progress_that_is_being_collected_is_waited_for_within_a_limit(store: MemoryStore, clock: FakeClock) -> None:
+    _collection(store, "studies/study/journal/00000000")
+    with pytest.raises(Conflict, match=r"Collection 1 of garbage .* did not end in 7200 s, and may delete what stage search would use"):
+        _runner(store, clock).do("search", "k", lambda: OUTPUT, MetricValue, progress_key="study")
 
 
 @contextmanager

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from foundry_ray.artifacts.manifests import fetch, get_json, load_manifest, publish, put_json, read_file
+from foundry_ray.artifacts.manifests import artifact_sha256, fetch, get_json, load_manifest, publish, put_json, read_file
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, Conflict, StoreError, StoreUnavailable
+from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.types import ArtifactRef
 
@@ -141,3 +142,92 @@ def test_json_round_trips_and_is_created_once(store: MemoryStore) -> None:
         put_json(store, "a", {}, if_absent=True)
     with pytest.raises(ArtifactNotFound):
         get_json(store, "none")
+
+
+def _puts(store: FailingStore) -> list[str]:
+    return [key.split("/")[0] for verb, key in store.calls if verb == "put"]
+
+
+def test_what_another_artifact_stored_is_not_uploaded_again(store: MemoryStore) -> None:
+    _publish(store)
+    counting = FailingStore(store)
+    publish(counting, kind="model", files={**_FILES, "extra": b"extra"}, created_at="")
+    assert _puts(counting) == ["blobs", "artifacts"]
+
+
+def test_publishing_again_uploads_nothing_that_is_sound(store: MemoryStore) -> None:
+    _publish(store)
+    counting = FailingStore(store)
+    _publish(counting)
+    assert _puts(counting) == ["artifacts"]
+
+
+def test_a_rotten_blob_is_mended_by_publishing_its_artifact_again(store: MemoryStore) -> None:
+    ref = _publish(store)
+    _rot(store, "blobs/")
+    _publish(store)
+    assert read_file(store, ref.key, "model.onnx") == b"graph"
+
+
+def test_blobs_that_look_abandoned_are_written_again_when_they_are_needed(clock: FakeClock) -> None:
+    store = MemoryStore(clock)
+    _publish(store)
+    clock.advance(13 * 3600.0)
+    counting = FailingStore(store)
+    publish(counting, kind="model", files=_FILES, created_at="")
+    assert sorted(_puts(counting)) == ["artifacts", "artifacts", "blobs", "blobs"]
+
+
+def _plan(store: MemoryStore, *candidates: str, is_closed: bool = True) -> None:
+    put_json(store, "gc/00000001/plan", {"format_version": 1, "created_at": "", "grace_s": 0.0, "cutoff_s": 0.0, "candidates": list(candidates)})
+    if is_closed:
+        put_json(store, "gc/00000001/closed", {})
+
+
+@pytest.mark.parametrize("what", ["blobs/", "artifacts/"])
+def test_what_a_collector_may_delete_is_published_under_new_keys(store: MemoryStore, what: str) -> None:
+    first = _publish(store)
+    doomed = [key for key in store.objects if key.startswith(what)]
+    _plan(store, *doomed)
+    ref = _publish(store)
+    store.delete(*doomed)
+    assert ref.key == f"artifacts/model/{first.sha256}.1.json"
+    assert (ref.sha256, artifact_sha256(ref.key)) == (first.sha256, first.sha256)
+    assert read_file(store, ref.key, "model.onnx") == b"graph"
+
+
+def test_a_plan_that_is_not_closed_changes_nothing(store: MemoryStore) -> None:
+    first = _publish(store)
+    _plan(store, *store.objects, is_closed=False)
+    assert _publish(store) == first
+
+
+def test_a_delete_may_come_late_after_a_plan_is_done(clock: FakeClock) -> None:
+    store = MemoryStore(clock)
+    first = _publish(store)
+    _plan(store, first.key)
+    put_json(store, "gc/00000001/done", {})
+    assert _publish(store).key != first.key
+    clock.advance(3600.0)
+    assert _publish(store).key == first.key
+
+
+def test_a_blob_that_vanishes_before_the_last_look_is_uploaded_again(store: MemoryStore) -> None:
+    class Thief(MemoryStore):
+        def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
+            super().put(key, source, if_absent=if_absent)
+            if key.startswith("artifacts/") and not self.has_stolen:
+                self.has_stolen = True
+                self.delete(*[one for one in self.objects if one.startswith("blobs/")])
+
+    thief = Thief()
+    thief.has_stolen = False
+    ref = _publish(thief)
+    assert thief.has_stolen
+    assert read_file(thief, ref.key, "model.onnx") == b"graph"
+
+
+def test_a_collection_that_never_ends_is_an_error(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foundry_ray.artifacts.plans.marked_keys", lambda store, now_s: frozenset(store.objects))
+    with pytest.raises(StoreError, match="could not be published in 10 attempts"):
+        _publish(store)

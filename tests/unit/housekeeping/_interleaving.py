@@ -1,257 +1,314 @@
-"""Every order in which a few actors can use a store: a deterministic scheduler over threads that hand a baton on.
+"""Every order in which a few actors can use a store.
 
-An actor is a function of a store. Before each operation it waits for its turn; the explorer decides whose turn it is, depth first, and runs
-the whole world again from its beginning for each order. Actors are deterministic, so that what an actor will do is a function of the answers
-that it got: two prefixes after which the store and everybody's answers are equal have the same future, and it is explored once.
+An actor is a function of a store. What it does next is a function of the answers that it got so far, so it needs no thread: it is run from its
+beginning with the answers that are known, and cut off at the operation that comes after them. Its next operation is remembered for these
+answers. The explorer applies one operation of one actor at a time to a copy of the store, depth first. Two ways into an equal store with equal
+answers have one future, which is explored once; the orders that lead through it are counted all the same.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from foundry_ray.errors import FoundryError
 from foundry_ray.protocols import ObjectInfo
+from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.stores import MemoryStore
 
-_TURN_TIMEOUT_S = 20.0
-_PRIVATE = ("leases/", "gc/clock")  # touched by one collector alone, so their order with others' operations changes nothing
+_PRIVATE = ("leases/", "gc/clock")  # nobody but the owner of the key looks at them, so that their place in the order changes nothing
+_PAGES = ("artifacts/", "blobs/", ("gc/", "leases/", "runs/", "stages/"))  # of a listing of everything
 
 
-class Killed(BaseException):
-    """What an actor meets that the explorer ended: no handler of errors sees it, as none sees kill -9."""
+class Cut(BaseException):
+    """Ends an actor's function at the operation after its last answer. No handler of errors sees it, as none sees kill -9."""
 
 
-class Actor:
-    """A function in a thread of its own that stops before each operation on the store."""
+@dataclass(frozen=True)
+class Operation:
+    """What an actor wants next."""
 
-    def __init__(self, world: World, name: str, act: Callable[[ActorStore], None]) -> None:
-        self.name = name
-        self.history = hashlib.sha256(name.encode())
-        self.is_over = False
-        self.is_killed = False
-        self.waits_since: int | None = None
-        self.error: BaseException | None = None
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._act, self._store = act, ActorStore(world, self)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Run up to before the first operation."""
-        self._thread.start()
-        self._await()
-
-    def step(self) -> None:
-        """Carry out one operation, and run up to before the next."""
-        self._go.release()
-        self._await()
-
-    def kill(self) -> None:
-        """End it before its next operation."""
-        self.is_killed = True
-        while not self.is_over:
-            self.step()
-
-    def pause(self) -> None:
-        """Called by the store in the actor's thread: wait for the turn."""
-        if self.is_killed:
-            raise Killed
-        self._stopped.release()
-        assert self._go.acquire(timeout=_TURN_TIMEOUT_S)
-        if self.is_killed:
-            raise Killed
-
-    def _await(self) -> None:
-        assert self._stopped.acquire(timeout=_TURN_TIMEOUT_S), f"{self.name} neither stopped nor ended"
-
-    def _run(self) -> None:
-        try:
-            self._act(self._store)
-        except Killed:
-            pass
-        except BaseException as error:  # the explorer raises it where it can be seen
-            self.error = error
-        self.is_over = True
-        self._stopped.release()
-
-
-class ActorStore(MemoryStore):
-    """The world's store as one actor sees it: the same objects, and a turn for each operation. A listing is a turn for each kind of objects."""
-
-    def __init__(self, world: World, actor: Actor) -> None:
-        super().__init__(world.store.clock)
-        self.objects, self._written = world.store.objects, world.store._written
-        self._world, self._actor = world, actor
-
-    def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
-        self._turn(key)
-        self._world.version += not key.startswith(_PRIVATE)
-        self._noted("put", lambda: super(ActorStore, self).put(key, source, if_absent=if_absent))
-
-    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
-        self._turn(key)
-        return self._noted("get", lambda: super(ActorStore, self).get(key, start=start, size=size))
-
-    def stat(self, key: str) -> ObjectInfo | None:
-        self._turn(key)
-        return self._noted("stat", lambda: super(ActorStore, self).stat(key))
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        for kind in ("artifacts/", "blobs/", "gc/", "leases/", "runs/", "stages/"):
-            if kind.startswith(prefix) or prefix.startswith(kind):
-                self._turn(kind)
-                yield from self._noted(
-                    "list", lambda kind=kind: [MemoryStore.stat(self, key) for key in sorted(self.objects) if _in(key, kind, prefix)]
-                )
-
-    def delete(self, *keys: str) -> None:
-        for key in keys:
-            self._turn(key)
-            self._world.version += 1
-            super().delete(key)
-
-    def _turn(self, key: str) -> None:
-        if not key.startswith(_PRIVATE):
-            self._actor.pause()
-        elif self._actor.is_killed:
-            raise Killed
-
-    def _noted(self, what: str, action: Callable[[], object]) -> object:
-        try:
-            answer: object = action()
-        except FoundryError as error:
-            self._actor.history.update(f"{what}:{type(error).__name__}".encode())
-            raise
-        self._actor.history.update(f"{what}:{answer!r}".encode())
-        return answer
-
-
-def _in(key: str, kind: str, prefix: str) -> bool:
-    return key.startswith(kind) and key.startswith(prefix)
-
-
-class PatientClock:
-    """An actor's clock: to sleep is to wait until somebody else has written."""
-
-    def __init__(self, world: World, actor_name: str) -> None:
-        self._world, self._name = world, actor_name
-        self._slept_s = 0.0
-
-    def now_s(self) -> float:
-        return self._world.now_s
-
-    def monotonic_s(self) -> float:
-        return self._slept_s
-
-    def sleep(self, seconds: float) -> None:
-        self._slept_s += seconds
-        actor = next(one for one in self._world.actors if one.name == self._name)
-        actor.waits_since = self._world.version
-        actor.pause()
-        actor.waits_since = None
+    verb: str
+    key: str = ""
+    prefixes: str | tuple[str, ...] = ""
+    data: bytes = b""
+    start: int = 0
+    size: int | None = None
+    if_absent: bool = False
 
 
 @dataclass
-class World:
-    """A store, a time, and who uses it."""
+class Node:
+    """The answers that an actor got so far, and what it does after them: an operation, or the end."""
 
-    now_s: float = 1_000_000.0
+    answers: tuple[object, ...] = ()
+    next: Operation | None = None
+    error: BaseException | None = None
+    children: dict[object, Node] = field(default_factory=dict)
+    is_known: bool = False
+
+
+class Script(MemoryStore):
+    """A store that answers what is known and cuts the actor off at the first unknown operation."""
+
+    def __init__(self, answers: Sequence[object]) -> None:
+        super().__init__()
+        self._answers = list(answers)
+        self.next: Operation | None = None
+
+    def ask(self, operation: Operation) -> object:
+        """The next answer."""
+        if not self._answers:
+            self.next = self.next or operation
+            raise Cut
+        answer = self._answers.pop(0)
+        if isinstance(answer, FoundryError):
+            raise copy.copy(answer)
+        return answer
+
+    def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
+        self.ask(Operation("put", key, data=source if isinstance(source, bytes) else source.read_bytes(), if_absent=if_absent))
+
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
+        return self.ask(Operation("get", key, start=start, size=size))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        return self.ask(Operation("stat", key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        for page in (prefix,) if prefix else _PAGES:
+            yield from self.ask(Operation("list", prefix, prefixes=page))
+
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.ask(Operation("delete", key))
+
+
+class PatientClock(FakeClock):
+    """An actor's clock: to sleep is to wait until somebody has written."""
+
+    def __init__(self, store: MemoryStore, now_s: float) -> None:
+        super().__init__(now_s)
+        self._store = store
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if isinstance(self._store, Script):
+            self._store.ask(Operation("sleep"))
+
+
+@dataclass
+class Actor:
+    """Someone who uses the store.
+
+    Attributes:
+        act: What it does, the same for the same answers.
+        alone_writes: A prefix that nobody else writes under; its own reads there need no turn.
+        is_mortal: It may be killed before any of its operations.
+        is_slow: Others may take it for dead before any of its operations, and it goes on all the same.
+        after_death_of: It begins only when this one was killed or taken for dead.
+    """
+
+    act: Callable[[Script], None]
+    alone_writes: str = "~"
+    is_mortal: bool = False
+    is_slow: bool = False
+    after_death_of: str = ""
+    root: Node = field(default_factory=Node)
+
+    def at(self, node: Node) -> Node:
+        """The node with what comes next in it."""
+        if not node.is_known:
+            script = Script(node.answers)
+            try:
+                self.act(script)
+            except Cut:
+                node.next = script.next
+            except BaseException as error:  # shown by the explorer
+                node.error = error
+            node.is_known = True
+        return node
+
+
+Objects = Mapping[str, tuple[bytes, float]]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the world stands. `polled_at` counts the writes that a sleeper knows of."""
+
+    objects: Objects
+    nodes: Mapping[str, Node]
+    dead: frozenset[str] = frozenset()
+    given_up: frozenset[str] = frozenset()
     version: int = 0
-    actors: list[Actor] = field(default_factory=list)
-    store: MemoryStore = field(init=False)
+    polled_at: Mapping[str, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.store = MemoryStore(PatientClock(self, ""))
 
-    def add(self, name: str, act: Callable[[ActorStore], None]) -> None:
-        self.actors.append(Actor(self, name, act))
+class World:
+    """A store at a time, and those who are about to use it."""
 
-    def can_act(self) -> list[Actor]:
-        return [one for one in self.actors if not one.is_over and (one.waits_since is None or one.waits_since < self.version)]
-
-    def state(self) -> bytes:
-        """What the future depends on."""
-        digest = hashlib.sha256()
-        for key in sorted(self.store.objects):
-            if not key.startswith("leases/"):
-                digest.update(f"{key}@{self.store._written[key]}".encode() + self.store.objects[key])
-        for actor in self.actors:
-            waits = actor.waits_since is not None and actor.waits_since >= self.version
-            digest.update(actor.history.digest() + bytes([actor.is_over, actor.is_killed, waits]))
-        return digest.digest()
+    def __init__(self, now_s: float = 1_000_000.0) -> None:
+        self.clock = FakeClock(now_s)
+        self.store = MemoryStore(self.clock)
+        self.actors: dict[str, Actor] = {}
 
 
 @dataclass(frozen=True)
 class Explored:
-    """How much was tried."""
+    """How much was tried: orders of operations, and different states on their ways."""
 
     num_orders: int
     num_states: int
 
 
-def explore(build: Callable[[], World], check: Callable[[World], None], *, mortal: Sequence[str] = (), max_orders: int = 1_000_000) -> Explored:
-    """Try every order of the actors' operations.
+def explore(world: World, check: Callable[[MemoryStore, FakeClock], None], *, bury: Callable[[MemoryStore], None]) -> Explored:
+    """Try every order.
 
     Args:
-        build: Makes the world, the same every time.
-        check: Asserts what must hold at the end of each order.
-        mortal: Actors that may be killed, once each, before any of their operations.
-        max_orders: More is an error: the instance is too large.
+        world: What is there at the beginning.
+        check: Asserts what must hold at the end of each order, and may go on with the store from there.
+        bury: What others see once a holder of a lease is dead.
     """
-    seen: set[bytes] = set()
-    waiting: list[tuple[str, ...]] = [()]
-    num_orders = 0
-    while waiting:
-        num_orders += 1
-        assert num_orders <= max_orders, f"more than {max_orders} orders"
-        waiting.extend(_run(build(), waiting.pop(), check, mortal, seen))
-    return Explored(num_orders, len(seen))
+    return _Explorer(world, check, bury).explore()
 
 
-def _run(world: World, prefix: tuple[str, ...], check: Callable[[World], None], mortal: Sequence[str], seen: set[bytes]) -> list[tuple[str, ...]]:
-    """Follow a prefix, then the first choice at each step; returns the prefixes of the other choices."""
-    branches: list[tuple[str, ...]] = []
-    done: list[str] = []
-    try:
-        for actor in world.actors:
-            actor.start()
-        while True:
-            choices = [one.name for one in world.can_act()]
-            choices += [f"kill {name}" for name in mortal if name in choices and f"kill {name}" not in done]
-            if len(done) < len(prefix):
-                choice = prefix[len(done)]
-            else:
-                state = world.state()
-                if state in seen:
-                    return branches
-                seen.add(state)
-                if not choices:
-                    break
-                choice = choices[0]
-                branches += [(*done, other) for other in choices[1:]]
-            _do(world, choice)
-            done.append(choice)
-        stuck = [one.name for one in world.actors if not one.is_over]
-        assert not stuck, f"{stuck} wait for ever after {done}"
+class _Explorer:
+    def __init__(self, world: World, check: Callable[[MemoryStore, FakeClock], None], bury: Callable[[MemoryStore], None]) -> None:
+        self._world, self._check, self._bury = world, check, bury
+        self._orders: dict[tuple[object, ...], int] = {}
+        self._contents: dict[frozenset[object], int] = {}
+        self._checked: set[frozenset[object]] = set()
+
+    def explore(self) -> Explored:
+        store = self._world.store
+        objects = {key: (data, store.stat(key).modified_at_s) for key, data in store.objects.items()}
+        nodes = {name: actor.at(actor.root) for name, actor in self._world.actors.items()}
+        start = State(objects, nodes, polled_at=dict.fromkeys(nodes, 0))
+        for name in nodes:
+            start = self._hurried(start, name)
+        return Explored(self._visit(start, ()), len(self._orders))
+
+    def _visit(self, state: State, path: tuple[str, ...]) -> int:
+        key = self._key(state)
+        if key not in self._orders:
+            choices = list(self._choices(state))
+            if not choices:
+                self._end(state, path)
+            self._orders[key] = sum(self._visit(self._after(state, choice), (*path, choice)) for choice in choices) or 1
+        return self._orders[key]
+
+    def _choices(self, state: State) -> Iterator[str]:
+        for name, actor in self._world.actors.items():
+            wanted = state.nodes[name].next
+            is_born = not actor.after_death_of or actor.after_death_of in state.given_up
+            is_awake = wanted is not None and (wanted.verb != "sleep" or state.polled_at[name] < state.version)
+            if name not in state.dead and is_born and is_awake:
+                yield name
+                if actor.is_mortal:
+                    yield f"kill {name}"
+                if actor.is_slow and name not in state.given_up:
+                    yield f"give up {name}"
+
+    def _after(self, state: State, choice: str) -> State:
+        name = choice.removeprefix("kill ").removeprefix("give up ")
+        if choice != name:
+            dead = state.dead | {name} if choice.startswith("kill ") else state.dead
+            given_up = state.given_up | {name}
+            return replace(state, objects=self._buried(state.objects), dead=dead, given_up=given_up, version=state.version + 1)
+        return self._hurried(self._applied(state, name), name)
+
+    def _hurried(self, state: State, name: str) -> State:
+        """Go on to the next operation whose place in the order matters."""
+        actor = self._world.actors[name]
+        if actor.after_death_of and actor.after_death_of not in state.given_up:
+            return state
+        while (wanted := state.nodes[name].next) is not None and wanted.verb != "sleep":
+            is_read = wanted.verb in ("get", "stat", "list")
+            if not wanted.key.startswith((*_PRIVATE, actor.alone_writes) if is_read else _PRIVATE):
+                break
+            state = self._applied(state, name)
+        error = state.nodes[name].error
+        if error is not None:
+            raise AssertionError(f"{name} failed: {error!r}") from error
+        return state
+
+    def _applied(self, state: State, name: str) -> State:
+        node, wanted = state.nodes[name], state.nodes[name].next
+        objects = dict(state.objects)
+        answer = _perform(wanted, objects, self._world.clock.now_s())
+        known = (type(answer).__name__, answer.message) if isinstance(answer, FoundryError) else answer
+        child = node.children.setdefault(known, Node((*node.answers, answer)))
+        version = state.version + (wanted.verb in ("put", "delete") and not wanted.key.startswith(_PRIVATE))
+        polled_at = {**state.polled_at, name: version} if wanted.verb == "sleep" else state.polled_at
+        nodes = {**state.nodes, name: self._world.actors[name].at(child)}
+        return replace(state, objects=objects, nodes=nodes, version=version, polled_at=polled_at)
+
+    def _buried(self, objects: Objects) -> Objects:
+        store = self._store(objects)
+        self._bury(store)
+        return {key: (data, objects[key][1]) for key, data in store.objects.items()}
+
+    def _end(self, state: State, path: tuple[str, ...]) -> None:
+        stuck = [
+            name
+            for name, actor in self._world.actors.items()
+            if state.nodes[name].next is not None and name not in state.dead and (not actor.after_death_of or actor.after_death_of in state.given_up)
+        ]
+        assert not stuck, f"{stuck} wait for ever after {' > '.join(path)}"
+        content = _content(state.objects)
+        if content in self._checked:
+            return
+        self._checked.add(content)
         try:
-            check(world)
+            store = self._store(state.objects)
+            self._check(store, store.clock)
         except BaseException as error:
-            raise AssertionError(f"after {' > '.join(done)}: {error}") from error
-        return branches
-    finally:
-        for actor in world.actors:
-            actor.kill()
+            raise AssertionError(f"after {' > '.join(path)}: {error!r}") from error
+
+    def _store(self, objects: Objects) -> MemoryStore:
+        clock = FakeClock(self._world.clock.now_s())
+        store = MemoryStore(clock)
+        for key, (data, written_s) in objects.items():
+            store.clock = FakeClock(written_s)
+            store.put(key, data)
+        store.clock = clock
+        return store
+
+    def _key(self, state: State) -> tuple[object, ...]:
+        content = self._contents.setdefault(_content(state.objects), len(self._contents))
+        has_news = tuple(polled_at < state.version for polled_at in state.polled_at.values())
+        return content, *map(id, state.nodes.values()), state.dead, state.given_up, has_news
 
 
-def _do(world: World, choice: str) -> None:
-    actor = next(one for one in world.actors if one.name == choice.removeprefix("kill "))
-    if choice.startswith("kill "):
-        actor.kill()
-        world.version += 1
-    else:
-        actor.step()
-    if actor.error is not None:
-        raise AssertionError(f"{actor.name} failed: {actor.error!r}") from actor.error
+def _content(objects: Objects) -> frozenset[object]:
+    return frozenset(item for item in objects.items() if not item[0].startswith("leases/"))
+
+
+def _perform(wanted: Operation, objects: dict[str, tuple[bytes, float]], now_s: float) -> object:
+    """The answer of the store, which it changes."""
+    if wanted.verb == "sleep":
+        return None
+    if wanted.verb == "list":
+        return tuple(_info(key, objects) for key in sorted(objects) if key.startswith(wanted.prefixes))
+    if wanted.verb == "stat":
+        return _info(wanted.key, objects) if wanted.key in objects else None
+    if wanted.verb == "delete":
+        objects.pop(wanted.key, None)
+        return None
+    real = MemoryStore(FakeClock(now_s))
+    real.objects = {key: data for key, (data, _) in objects.items() if key == wanted.key}
+    try:
+        if wanted.verb == "get":
+            return real.get(wanted.key, start=wanted.start, size=wanted.size)
+        real.put(wanted.key, wanted.data, if_absent=wanted.if_absent)
+    except FoundryError as error:
+        return error
+    objects[wanted.key] = (wanted.data, now_s)
+    return None
+
+
+def _info(key: str, objects: Objects) -> ObjectInfo:
+    return ObjectInfo(key=key, size_bytes=len(objects[key][0]), modified_at_s=objects[key][1])

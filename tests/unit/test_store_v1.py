@@ -1,0 +1,98 @@
+"""A store that the first release wrote is read: artifacts, results, records, registry, journal, checkpoints, caches."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from foundry_ray import registry
+from foundry_ray.artifacts.local import LocalStore
+from foundry_ray.artifacts.manifests import fetch, get_json, load_manifest, put_json, read_file
+from foundry_ray.errors import StoreError
+from foundry_ray.evaluation.latency import _decoded
+from foundry_ray.registry import resolve
+from foundry_ray.runlog import find_run, load_run, read_result
+from foundry_ray.search.journal import Journal
+from foundry_ray.testing.stores import MemoryStore
+from foundry_ray.training import checkpoint as checkpoints
+from foundry_ray.types import DatasetRef, EvaluationReport, ModelArtifact, RegistryEntry, RunStatus, StudyResult, from_json
+
+_RUN = "mnist-20261122-044011-ff17"
+_STUDENT = "artifacts/model/7d59600712dea9dff29a2fa69f460850e1dc72ec5f86526f3cd0193e377cac7c.json"
+_DATA = "artifacts/dataset/2b8e44fa3dd0ca2e850adcd050064bab20534d115ab0772b378c24ff07f7383e.json"
+_OUTPUTS = {
+    "data": DatasetRef,
+    "teacher": ModelArtifact,
+    "search": StudyResult,
+    "student": ModelArtifact,
+    "evaluation": EvaluationReport,
+    "registry": RegistryEntry,
+}
+
+
+@pytest.fixture(scope="module")
+def v1(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    folder = tmp_path_factory.mktemp("v1")
+    with tarfile.open(Path(__file__).parents[1] / "data/store_v1.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return LocalStore(folder)
+
+
+def test_artifacts_are_fetched(v1: LocalStore, tmp_path: Path) -> None:
+    paths = fetch(v1, _STUDENT, tmp_path)
+    assert sum(path.stat().st_size for path in paths.values()) == load_manifest(v1, _STUDENT).size_bytes == 168_228
+    assert len(read_file(v1, _DATA, "test_images.npy")) == 100_480
+
+
+def test_the_record_and_the_results_of_its_stages_are_read(v1: LocalStore) -> None:
+    record = load_run(v1, _RUN)
+    assert record.status is RunStatus.REJECTED
+    for stage in record.stages:
+        result = read_result(v1, stage.name, stage.key)
+        assert result is not None
+        assert from_json(_OUTPUTS[stage.name], result.outputs) == from_json(_OUTPUTS[stage.name], stage.outputs)
+    assert find_run(v1, "latest") == record
+
+
+def test_the_registry_is_read(v1: LocalStore) -> None:
+    entry = resolve(v1, "mnist:1")
+    assert (entry.model.artifact.key, entry.passed, entry.run_id) == (_STUDENT, False, _RUN)
+    assert registry.names(v1) == ("mnist",)
+
+
+def test_the_journal_is_read(v1: LocalStore) -> None:
+    [study_key] = {info.key.split("/")[1] for info in v1.list("studies/")}
+    events = Journal(v1, f"studies/{study_key}/journal", driver="reader")._read()
+    assert [event.kind for event in events].count("rung") == 3
+
+
+def test_checkpoints_are_found(v1: LocalStore) -> None:
+    stage = load_run(v1, _RUN).stage("teacher")
+    assert stage is not None
+    assert [one.epoch for one in checkpoints.committed(v1, stage.key)] == [1, 2]
+    assert len(checkpoints.read(v1, checkpoints.committed(v1, stage.key)[1], "loop.pt")) == 1243
+
+
+def test_the_cache_of_latencies_is_read(v1: LocalStore) -> None:
+    results = [_decoded(get_json(v1, info.key), info.key) for info in v1.list("latency/")]
+    assert [result.n for result in results] == [100, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        ("runs/r/record.json", lambda store: load_run(store, "r")),
+        ("stages/data/k.json", lambda store: read_result(store, "data", "k")),
+        ("registry/m/versions/00000001", lambda store: resolve(store, "m:1")),
+        ("studies/s/journal/00000000", lambda store: Journal(store, "studies/s/journal", driver="d").open()),
+        ("checkpoints/k/000001/manifest.json", lambda store: checkpoints.latest(store, "k")),
+        ("latency/d/g-b1.json", lambda store: _decoded(get_json(store, "latency/d/g-b1.json"), "latency/d/g-b1.json")),
+        ("artifacts/model/a.json", lambda store: load_manifest(store, "artifacts/model/a.json")),
+    ],
+)
+def test_documents_of_a_newer_foundry_are_refused_by_name(store: MemoryStore, key: str, read: object) -> None:
+    put_json(store, key, {"format_version": 99, "events": []})
+    with pytest.raises(StoreError, match=rf"{key} has format_version 99, this foundry reads up to \d\. Hint: `pip install -U foundry-ray`"):
+        read(store)
