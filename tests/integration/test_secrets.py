@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import traceback
@@ -228,11 +229,17 @@ def _denied_by_cluster(scene: Scene, folder: Path) -> object:
     return Dashboard(url="http://127.0.0.1:1", token=embedded.read_secrets(scene.server.settings.home / "store").secret_key).get("/")  # type: ignore[union-attr]
 
 
+def _stopped_home(scene: Scene, folder: Path) -> Settings:
+    """A home with the same secrets, whose server does not run."""
+    (folder / "home" / "store").mkdir(parents=True)
+    shutil.copy2(scene.server.settings.home / "store" / "state.json", folder / "home" / "store")
+    return Settings(home=folder / "home")
+
+
 def _full_disk(scene: Scene, folder: Path) -> object:
-    """Not at the write of the secrets, but at what comes after."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", _no_space)
-        return embedded.serve(Settings(home=folder / "home"))
+        return embedded.serve(_stopped_home(scene, folder))
 
 
 def _no_space(descriptor: int) -> None:
@@ -242,7 +249,7 @@ def _no_space(descriptor: int) -> None:
 def _no_shell(scene: Scene, folder: Path) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("foundry_ray.artifacts._weed.LAUNCHER", ("/no/such/shell",))
-        return embedded.serve(Settings(home=folder / "home"))
+        return embedded.serve(_stopped_home(scene, folder))
 
 
 @pytest.mark.parametrize(
