@@ -19,7 +19,7 @@ from foundry_ray.testing.proxy import Proxy
 
 @dataclass(frozen=True)
 class Account:
-    """A user with a bucket `bucket` at the server on `port` of this machine.
+    """A user with a bucket `account` at the server on `port` of this machine.
 
     Attributes:
         credentials: A file of mode 0600, as `store.credentials_file` wants it.
@@ -33,7 +33,7 @@ class Account:
     settings: Settings
 
     def config(self, url: str, **options: object) -> StoreConfig:
-        known = {"uri": "s3://bucket/team", "endpoint": url, "region": "us-east-1", "credentials_file": self.credentials}
+        known = {"uri": "s3://account/team", "endpoint": url, "region": "us-east-1", "credentials_file": self.credentials}
         return StoreConfig.model_validate(known | options)
 
     @contextmanager
@@ -50,7 +50,7 @@ class Account:
         return client_of(Endpoint(url=f"http://127.0.0.1:{self.port}", access_key="a", secret_key="b", region="us-east-1"))
 
     def keys(self) -> list[str]:
-        return [item["Key"] for item in self.client().list_objects_v2(Bucket="bucket").get("Contents", ())]
+        return [item["Key"] for item in self.client().list_objects_v2(Bucket="account").get("Contents", ())]
 
 
 def _tls(certificate: Path) -> ssl.SSLContext:

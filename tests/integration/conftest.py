@@ -36,7 +36,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def account(moto_port: int, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
-    """An account with an empty bucket `bucket`, on a machine without AWS settings."""
+    """An account with an empty bucket `account`, on a machine without AWS settings."""
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -45,7 +45,8 @@ def account(moto_port: int, certificate: Path, tmp_path: Path, monkeypatch: pyte
     credentials = tmp_path / "credentials"
     credentials.touch(mode=0o600)
     credentials.write_text("[default]\naws_access_key_id = someone\naws_secret_access_key = hidden-secret\n")
-    bucket = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{moto_port}", aws_access_key_id="a", aws_secret_access_key="b").Bucket("bucket")
+    # Every moto server of a process has the same buckets: other tests use another one.
+    bucket = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{moto_port}", aws_access_key_id="a", aws_secret_access_key="b").Bucket("account")
     bucket.create()
     yield Account(moto_port, credentials, certificate, Settings(home=tmp_path / "home", store_retry_s=1.0))
     bucket.object_versions.delete()

@@ -55,11 +55,11 @@ def test_a_whole_endpoint_lacks_nothing_and_a_probe_leaves_nothing(account: Acco
 
 def test_a_probe_leaves_no_versions_behind(account: Account) -> None:
     client = account.client()
-    client.put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
+    client.put_bucket_versioning(Bucket="account", VersioningConfiguration={"Status": "Enabled"})
     for layers in ((), (gateways.refuses_delete_many(_SIGNER),)):
         with account.at(*layers) as (config, _):
             account.open(config)
-    found = client.list_object_versions(Bucket="bucket")
+    found = client.list_object_versions(Bucket="account")
     assert (found.get("Versions", []), found.get("DeleteMarkers", [])) == ([], [])
 
 
@@ -99,7 +99,7 @@ def test_all_that_is_missing_is_one_warning(account: Account, caplog: pytest.Log
     with account.at(*weak) as (config, _):
         store = account.open(config)
         [said] = _said(caplog)
-        assert re.search(r"^s3://bucket/team lacks: create-only writes.*single_writer: true.*; DeleteObjects.*one by one.*in pages", said)
+        assert re.search(r"^s3://account/team lacks: create-only writes.*single_writer: true.*; DeleteObjects.*one by one.*in pages", said)
         store.put("a", b"1")
         store.put("b", b"2")
         store.delete("a", "b")
@@ -144,10 +144,10 @@ def test_read_only_credentials_open_a_store_and_read_until_they_may_write(accoun
         return refusal(403, "AccessDenied") if is_forbidden and request.method in ("PUT", "POST", "DELETE") else forward(request)
 
     with account.at(guarded) as (config, _):
-        account.client().put_object(Bucket="bucket", Key="team/a", Body=b"12345")
+        account.client().put_object(Bucket="account", Key="team/a", Body=b"12345")
         is_forbidden = True
         store = account.open(config)
-        assert _said(caplog) == ["s3://bucket/team lacks: the right to write (it is open for reading; what writes is refused)."]
+        assert _said(caplog) == ["s3://account/team lacks: the right to write (it is open for reading; what writes is refused)."]
         assert (store.get("a"), [info.key for info in store.list("")]) == (b"12345", ["a"])
         with pytest.raises(StoreDenied, match="refused: it answered AccessDenied to write b"):
             store.put("b", b"1")
@@ -185,7 +185,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_an_endpoint_that_would_lose_data_is_refused(account: Account, name: str) -> None:
     layer, said = UNUSABLE[name]
-    with account.at(layer) as (config, _), pytest.raises(StoreError, match=f"s3://bucket/team .*{said}.*Hint: use a"):
+    with account.at(layer) as (config, _), pytest.raises(StoreError, match=f"s3://account/team .*{said}.*Hint: use a"):
         open_store(config, settings=account.settings, clock=FakeClock())
     assert account.keys() == []
     assert not (account.settings.home / "probes").exists()
@@ -216,4 +216,4 @@ def test_doctor_names_what_is_missing_and_what_mends_it(account: Account) -> Non
     with account.at(gateways.ignores_create_only(_SIGNER)) as (config, _):
         [found] = [finding for finding in diagnose(account.settings, store=str(_written(config, account))) if finding.name == "store"]
         assert (found.is_ok, found.fix[:32]) == (False, "set `store.single_writer: true` ")
-        assert found.detail.startswith("s3://bucket/team; lacks create-only writes")
+        assert found.detail.startswith("s3://account/team; lacks create-only writes")

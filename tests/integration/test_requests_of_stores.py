@@ -29,7 +29,7 @@ def test_encryption_is_asked_for_and_must_be_confirmed(account: Account) -> None
         store.put("small", b"1")
         store.put("big", b"x" * (17 << 20))
         client = account.client()
-        heads = [client.head_object(Bucket="bucket", Key=f"team/{name}") for name in ("small", "big")]
+        heads = [client.head_object(Bucket="account", Key=f"team/{name}") for name in ("small", "big")]
         assert [head["ServerSideEncryption"] for head in heads] == ["aws:kms", "aws:kms"]
     ignoring = account.at(gateways.ignores_encryption(_SIGNER), encryption="AES256")
     with (
@@ -44,7 +44,7 @@ def test_tags_are_on_every_object_and_must_be_taken(account: Account) -> None:
     with account.at(tags=tags) as (config, _):
         account.open(config).put("a", b"1")
         client = account.client()
-        found = client.get_object_tagging(Bucket="bucket", Key="team/a")["TagSet"]
+        found = client.get_object_tagging(Bucket="account", Key="team/a")["TagSet"]
         assert {tag["Key"]: tag["Value"] for tag in found} == tags
     untaken: dict[str, Layer] = {
         r"refuses writes with `store.tags` \(NotImplemented\)": gateways.has_no_tags(_SIGNER),
@@ -66,10 +66,10 @@ def test_a_lifecycle_rule_joins_those_of_the_bucket(account: Account) -> None:
     other = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 30}}
     with account.at() as (config, _):
         client = account.client()
-        client.put_bucket_lifecycle_configuration(Bucket="bucket", LifecycleConfiguration={"Rules": [other]})
+        client.put_bucket_lifecycle_configuration(Bucket="account", LifecycleConfiguration={"Rules": [other]})
         store = account.open(config)
         assert [protect_uploads(store), protect_uploads(store)] == ["added", "present"]
-        rules = client.get_bucket_lifecycle_configuration(Bucket="bucket")["Rules"]
+        rules = client.get_bucket_lifecycle_configuration(Bucket="account")["Rules"]
     assert rules[0] == other
     assert (rules[1]["Filter"]["Prefix"], rules[1]["AbortIncompleteMultipartUpload"]) == ("team/", {"DaysAfterInitiation": 7})
 
