@@ -10,12 +10,12 @@ Everything is a numbered object that is created once and never changed, so that 
     registry/<name>/models/<version>-<sha256>  which model a version holds; an index that is mended where it lacks an entry
     registry-names/<name>                      which names there are
 
-Requests that an operation costs, whatever the number of versions (a listing is one a thousand objects):
+Requests that an operation costs at most, whatever the number of versions (a listing is one a thousand objects):
 
     resolve(name@alias)     4 (6 for what format 1 wrote)     resolve(name:version)   3 (4)
     show                    6, and 1 an alias                 model_card              9, and 1 an alias
-    promote                 6                                 rollback                5, and 1 a move of the alias
-    tag                     4                                 register                about 20
+    promote                 6 (8)                             rollback                5, and 1 a move of the alias
+    tag                     4                                 register                22, and 1 an alias; again, 1 a move of the champion
     versions                2 or 3 a version, 1 an alias, and the listing of the name; several at a time
 
 Read `reading` first, then `promoting`.
@@ -26,7 +26,7 @@ from foundry_ray.registry.facade import Registry, pull
 from foundry_ray.registry.lineage import commit_of, lineage_of_run
 from foundry_ray.registry.moves import AliasMove, history, standing
 from foundry_ray.registry.naming import CHAMPION, parse, parse_alias
-from foundry_ray.registry.promoting import promote, rollback, set_alias
+from foundry_ray.registry.promoting import promote, rollback
 from foundry_ray.registry.reading import resolve, show, versions
 from foundry_ray.registry.records import Verdict, Version, names, read_report
 from foundry_ray.registry.registering import adopt, register
@@ -65,7 +65,6 @@ __all__ = [
     "register",
     "resolve",
     "rollback",
-    "set_alias",
     "show",
     "sign_entry",
     "standing",

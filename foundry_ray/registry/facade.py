@@ -51,7 +51,7 @@ class Registry:
 
     def set_alias(self, name: str, alias: str, version: int, *, reason: str = "") -> AliasMove:
         """Point an alias at a version."""
-        return promoting.set_alias(self._store, name, alias, version, note=self._note(reason))
+        return promoting.promote(self._store, name, version, alias=alias, note=self._note(reason), kind="set")
 
     def promote(self, name: str, version: int, *, alias: str = naming.CHAMPION, reason: str = "", expect: int | None = None) -> AliasMove:
         """Point an alias at a version; with `expect`, only from there."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from foundry_ray.errors import ArtifactNotFound, Conflict
 from foundry_ray.protocols import ArtifactStore
-from foundry_ray.registry import naming, series
+from foundry_ray.registry import naming, records, series
 from foundry_ray.registry.records import Version
 from foundry_ray.types import Json, from_json, to_json
 
@@ -46,10 +46,15 @@ class Pointer:
     target: Version | None
 
 
+def newest_number(store: ArtifactStore, name: str, alias: str) -> int:
+    """The number of an alias' newest move; 0 for one that nobody set. One request a thousand moves."""
+    return max(series.numbers(store, naming.alias_folder(name, alias)), default=0)
+
+
 def newest(store: ArtifactStore, name: str, alias: str) -> Pointer | None:
     """Where an alias points, or None for one that nobody set. Two requests, and one more a thousand moves."""
-    numbers = series.numbers(store, naming.alias_folder(name, alias))
-    return read_move(store, name, alias, numbers[-1]) if numbers else None
+    number = newest_number(store, name, alias)
+    return read_move(store, name, alias, number) if number else None
 
 
 def read_move(store: ArtifactStore, name: str, alias: str, number: int) -> Pointer:
@@ -70,18 +75,30 @@ def read_pointers(store: ArtifactStore, name: str, keys: Iterable[str]) -> dict[
     """All aliases of a name, given the keys of its moves. One request an alias."""
     last: dict[str, int] = {}
     for key in keys:
-        alias, number = key.split("/")[3], series.number_of(key)
-        if number is not None:
+        alias, _, _ = key.removeprefix(f"{naming.aliases_folder(name)}/").rpartition("/")
+        number = series.number_of(key)
+        if number is not None and naming.is_name(alias):
             last[alias] = max(number, last.get(alias, 0))
     return {alias: read_move(store, name, alias, last[alias]) for alias in sorted(last)}
 
 
 def history(store: ArtifactStore, name: str, alias: str) -> tuple[AliasMove, ...]:
-    """Where an alias pointed, oldest first. One request, and one a move."""
+    """Where an alias pointed, oldest first. One request, and one a move. Raises ArtifactNotFound for one that nobody set."""
     naming.check_name(name, "model name")
     naming.check_name(alias, "alias")
     numbers = series.numbers(store, naming.alias_folder(name, alias))
+    if not numbers:
+        raise unknown_alias(store, name, alias)
     return tuple(pointer.move for pointer in series.gather(lambda number: read_move(store, name, alias, number), numbers))
+
+
+def unknown_alias(store: ArtifactStore, name: str, alias: str) -> ArtifactNotFound:
+    """What to raise for an alias that nobody set. Raises ArtifactNotFound itself for an unknown name."""
+    known = records.known_versions(store, name)
+    message = f"{name} has no alias {alias!r}; aliases: {', '.join(aliases(store, name)) or 'none'}; versions: {records.listed(known)}."
+    newest_version = f"{name}:{known[-1]}"
+    hint = f"`{newest_version}` names a version; `foundry models promote {newest_version} --alias {alias}` sets the alias."
+    return ArtifactNotFound(message, hint=hint, key=f"{name}@{alias}")
 
 
 def standing(moves: Iterable[AliasMove]) -> tuple[int, ...]:

@@ -33,7 +33,10 @@ def parse(text: str) -> Reference:
     if mark == "@":
         return Reference(name=name, alias=check_name(target, "alias"))
     if not (target.isascii() and target.isdigit() and len(target) <= _MAX_DIGITS):
-        raise ConfigError(f"{text!r} has the version {target!r}, wanted a number.", hint=f"for example `{name}:1`, or `{name}@{CHAMPION}`.")
+        raise ConfigError(
+            f"{text[:80]!r} has the version {target[:20]!r}, wanted a number of at most {_MAX_DIGITS} digits.",
+            hint=f"for example `{name}:1`, or `{name}@{CHAMPION}`.",
+        )
     return Reference(name=name, version=int(target))
 
 
@@ -45,12 +48,19 @@ def parse_alias(text: str) -> Reference:
     return reference
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a model or of an alias."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(text: str, what: str) -> str:
     """The text itself, where it can be a name. Raises ConfigError."""
-    if _NAME.fullmatch(text) is None:
-        message = f"{text!r} is no {what}, wanted letters, digits, - and _."
-        raise ConfigError(message, hint="write `name@alias` or `name:version`, for example `mnist@champion`.")
-    return text
+    if is_name(text):
+        return text
+    message = f"{text[:80]!r} is no {what}, wanted 1 to 63 letters, digits, - and _, a letter or digit first."
+    bare = re.split("[@:]", text, maxsplit=1)[0]
+    is_reference = what == "model name" and bare != text and is_name(bare)
+    raise ConfigError(message, hint=f"give the name alone: `{bare}`." if is_reference else f"for example `mnist` or `{CHAMPION}`.")
 
 
 def version_folder(name: str) -> str:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foundry_ray.clock import SystemClock
 from foundry_ray.errors import ArtifactNotFound, Conflict, RolloutRejected
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import moves, naming, records
 from foundry_ray.registry.moves import AliasMove, MoveKind
 from foundry_ray.registry.naming import CHAMPION
 from foundry_ray.registry.records import Verdict, Version
-from foundry_ray.registry.series import Note, write_note
+from foundry_ray.registry.series import Note
 
 
 def promote(
     store: ArtifactStore, name: str, version: int, *, alias: str = CHAMPION, note: Note, expect: int | None = None, kind: MoveKind = "promote"
 ) -> AliasMove:
-    """Point an alias at a version; where it points there already, nothing changes. At most six requests.
+    """Point an alias at a version; where it points there already, nothing changes. Six requests; up to two more for what
+    foundry 0.1 registered.
 
     Args:
         store: Where.
@@ -52,11 +52,6 @@ def promote(
     return _move(store, name, alias, last, _Target(version=version, record=record, verdict=verdict), kind, note)
 
 
-def set_alias(store: ArtifactStore, name: str, alias: str, version: int, *, note: Note | None = None) -> AliasMove:
-    """Point an alias at a version, for programs. See `promote`."""
-    return promote(store, name, version, alias=alias, note=note or write_note(SystemClock()), kind="set")
-
-
 def rollback(store: ArtifactStore, name: str, *, alias: str = CHAMPION, to: int | None = None, note: Note) -> AliasMove:
     """Point an alias at the version before the one that it points at, or at an earlier one. Five requests, and one a move of its history.
 
@@ -68,10 +63,6 @@ def rollback(store: ArtifactStore, name: str, *, alias: str = CHAMPION, to: int 
         RolloutRejected: The newest report of the target did not pass, and the alias is `champion`.
     """
     past = moves.history(store, name, alias)
-    if not past:
-        known = ", ".join(moves.aliases(store, name)) or "none"
-        records.known_versions(store, name)
-        raise ArtifactNotFound(f"{name} has no alias {alias!r}; aliases: {known}.", hint="`foundry models list` shows them.", key=f"{name}@{alias}")
     version = _below(name, alias, moves.standing(past), to)
     record = records.load_version(store, name, version)
     target = _Target(version=version, record=record, verdict=_admitted(store, name, version, alias))

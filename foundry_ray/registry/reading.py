@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from foundry_ray.errors import ArtifactNotFound
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import moves, naming, records, series, tagging
 from foundry_ray.registry.moves import Pointer
@@ -28,7 +27,7 @@ def resolve(store: ArtifactStore, reference: str) -> RegistryEntry:
         return records.entry_of(name, version, record, records.newest_verdict(store, name, version))
     pointer = moves.newest(store, name, parsed.alias)
     if pointer is None:
-        raise _unknown_alias(store, name, parsed.alias)
+        raise moves.unknown_alias(store, name, parsed.alias)
     return _followed(store, name, pointer, aliases=(parsed.alias,))
 
 
@@ -43,12 +42,12 @@ def show(store: ArtifactStore, reference: str) -> RegistryEntry:
     pointers = moves.aliases(store, name)
     if version is None:
         if parsed.alias not in pointers:
-            raise _unknown_alias(store, name, parsed.alias)
+            raise moves.unknown_alias(store, name, parsed.alias)
         version = pointers[parsed.alias].move.version
     pointing = {alias: pointer for alias, pointer in pointers.items() if pointer.move.version == version}
     tags = tagging.read_tags(store, name, version)
-    for pointer in pointing.values():
-        return _followed(store, name, pointer, aliases=tuple(pointing), tags=tags)
+    if pointing:
+        return _followed(store, name, next(iter(pointing.values())), aliases=tuple(pointing), tags=tags)
     record = records.load_version(store, name, version)
     return records.entry_of(name, version, record, records.newest_verdict(store, name, version), tags=tags)
 
@@ -89,9 +88,9 @@ def _newest_of(keys: Iterable[str], prefix: str) -> dict[int, str]:
     """Of the series of each version, the last key: {version: key}."""
     newest: dict[int, tuple[int, str]] = {}
     for key in keys:
-        number = series.number_of(key)
-        if key.startswith(prefix) and number is not None:
-            version = int(key.split("/")[3])
+        folder, _, _ = key.rpartition("/")
+        version, number = series.number_of(folder), series.number_of(key)
+        if key.startswith(prefix) and version is not None and number is not None:
             newest[version] = max(newest.get(version, (0, "")), (number, key))
     return {version: key for version, (_, key) in newest.items()}
 
@@ -100,10 +99,3 @@ def _followed(store: ArtifactStore, name: str, pointer: Pointer, *, aliases: tup
     version = pointer.move.version
     record = pointer.target or records.load_version(store, name, version)
     return records.entry_of(name, version, record, records.newest_verdict(store, name, version), aliases=aliases, tags=tags)
-
-
-def _unknown_alias(store: ArtifactStore, name: str, alias: str) -> ArtifactNotFound:
-    numbers = records.known_versions(store, name)
-    known = ", ".join(moves.aliases(store, name)) or "none"
-    message = f"{name} has no alias {alias!r}; aliases: {known}; versions: {records.listed(numbers)}."
-    return ArtifactNotFound(message, hint=f"name a version, for example `{name}:{numbers[-1]}`.", key=f"{name}@{alias}")

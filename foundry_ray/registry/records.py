@@ -29,12 +29,17 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one evaluation said about a version; `report` is the key of the evaluation stage's result."""
+    """What one evaluation said about a version.
+
+    `report` is the key of the evaluation stage's result, `after_move` the number of the champion's newest move at that moment (0: there was none;
+    None: not recorded), which tells a registration that is repeated whether anybody has moved the champion since.
+    """
 
     report: str
     passed: bool
     run_id: str
     created_at: str
+    after_move: int | None = None
     format_version: int = 1
 
 
@@ -84,19 +89,20 @@ def newest_verdict(store: ArtifactStore, name: str, version: int) -> Verdict | N
     return series.load(Verdict, store, series.key_of(folder, numbers[-1])) if numbers else None
 
 
-def add_verdict(store: ArtifactStore, name: str, version: int, verdict: Verdict) -> bool:
-    """Make a verdict the newest one. False where the newest says the same already: that is no news."""
+def add_verdict(store: ArtifactStore, name: str, version: int, verdict: Verdict) -> Verdict:
+    """Make a verdict the newest one, unless the newest says the same already. Returns the one that counts."""
     folder = naming.report_folder(name, version)
-    is_news = True
+    counting = verdict
 
     def document(newest: int) -> Json:
-        nonlocal is_news
+        nonlocal counting
         last = series.load(Verdict, store, series.key_of(folder, newest)) if newest else None
         is_news = last is None or (last.report, last.passed) != (verdict.report, verdict.passed)
+        counting = verdict if is_news or last is None else last
         return to_json(verdict) if is_news else None
 
     series.append(store, folder, document)
-    return is_news
+    return counting
 
 
 def read_report(store: ArtifactStore, key: str) -> EvaluationReport:

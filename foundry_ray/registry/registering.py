@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import replace
 
 from foundry_ray.artifacts.manifests import artifact_sha256, put_json
 from foundry_ray.config import SigningKeys
-from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, Conflict
+from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, Conflict, RolloutRejected
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import moves, naming, reading, records, series, signatures
 from foundry_ray.registry.naming import CHAMPION
 from foundry_ray.registry.promoting import promote
 from foundry_ray.registry.records import Verdict, Version
-from foundry_ray.registry.series import Note
+from foundry_ray.registry.series import write_note
 from foundry_ray.types import ArtifactRef, Json, Lineage, ModelArtifact, RegistryEntry, to_json
 
 
@@ -34,7 +34,9 @@ def register(
     """Give a model a version under `name`, sign it, and make it champion if it passed.
 
     The same model has one version, however often it is registered; another report about it is added to that version and counts from then on.
-    Registering again without news moves no alias, so that a rollback stays. Twenty requests, and one or two a thousand versions.
+    Registering again without news moves no alias, so that a rollback stays; unless nobody has moved it since the news, because then the
+    registration that brought them broke off before it did. 22 requests, one an alias, and two a thousand versions; without news, one a move of
+    the champion.
 
     Args:
         store: Where.
@@ -53,17 +55,19 @@ def register(
         Conflict: Others moved the champion at the same moment; the version is registered.
     """
     naming.check_name(name, "model name")
-    created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
-    note = Note(by=by, at=created_at, reason=f"registered by run {run_id}" if run_id else "registered")
+    note = write_note(clock, by=by, reason=f"registered by run {run_id}" if run_id else "registered")
+    created_at = note.at
     signer = signatures.open_keys(keys).signer
     version = _version_of(store, name, Version(model=model, run_id=run_id, created_at=created_at, lineage=lineage))
     with suppress(Conflict):
         put_json(store, f"{naming.NAMES}/{name}", {"format_version": 1, "created_at": created_at}, if_absent=True)
     if signer is not None:  # before any alias points at it: who follows one finds the signature
         signatures.sign(store, name, version, _as_registered(store, name, version, model), signer=signer, note=note)
-    is_news = records.add_verdict(store, name, version, Verdict(report=report_key, passed=passed, run_id=run_id, created_at=created_at))
-    if passed and (is_news or not _was_champion(store, name, version)):
-        promote(store, name, version, note=note, kind="register")
+    verdict = Verdict(report=report_key, passed=passed, run_id=run_id, created_at=created_at, after_move=moves.newest_number(store, name, CHAMPION))
+    counting = records.add_verdict(store, name, version, verdict)
+    if passed and (counting.after_move == verdict.after_move or not _was_champion(store, name, version)):
+        with suppress(RolloutRejected):  # another report came in between, and did not pass
+            promote(store, name, version, note=note, kind="register")
     return reading.show(store, f"{name}:{version}")
 
 
@@ -74,7 +78,8 @@ def adopt(store: ArtifactStore, *, name: str, record: Version, verdicts: Sequenc
         store: Where.
         name: The name; it is made where it is new.
         record: The version, whose model is published here.
-        verdicts: What its evaluations said, oldest first; they count only where nothing is said of the version here.
+        verdicts: What its evaluations said, oldest first. The last one counts, and only where nothing is said of the version here; it alone is
+            written, because an import that breaks off between two would leave an older one counting.
 
     Returns:
         The number: that of the version that holds the same model, or a new one.
@@ -83,9 +88,8 @@ def adopt(store: ArtifactStore, *, name: str, record: Version, verdicts: Sequenc
     version = _version_of(store, name, record)
     with suppress(Conflict):
         put_json(store, f"{naming.NAMES}/{name}", {"format_version": 1, "created_at": record.created_at}, if_absent=True)
-    if records.newest_verdict(store, name, version) is None:
-        for verdict in verdicts:
-            records.add_verdict(store, name, version, verdict)
+    if verdicts and records.newest_verdict(store, name, version) is None:
+        records.add_verdict(store, name, version, replace(verdicts[-1], after_move=None))
     return version
 
 
@@ -101,7 +105,10 @@ def _as_registered(store: ArtifactStore, name: str, version: int, model: ModelAr
 
 
 def _was_champion(store: ArtifactStore, name: str, version: int) -> bool:
-    return version in {move.version for move in moves.history(store, name, CHAMPION)}
+    try:
+        return version in {move.version for move in moves.history(store, name, CHAMPION)}
+    except ArtifactNotFound:
+        return False  # nothing was
 
 
 def _version_of(store: ArtifactStore, name: str, wanted: Version) -> int:
@@ -130,8 +137,10 @@ def _hashes(store: ArtifactStore, name: str) -> dict[int, str]:
     """{version: hash of its model}, from the keys of an index: one request a thousand versions instead of one a version."""
     found = {}
     for info in store.list(f"{naming.index_folder(name)}/"):
-        number, _, sha256 = info.key.rpartition("/")[2].partition("-")
-        found[int(number)] = sha256
+        key, _, sha256 = info.key.rpartition("-")
+        number = series.number_of(key)
+        if number is not None:
+            found[number] = sha256
     return found
 
 
@@ -140,8 +149,8 @@ def _is_model(store: ArtifactStore, name: str, number: int, model: ModelArtifact
         return False
     try:
         found = series.load(Version, store, series.key_of(naming.version_folder(name), number)).model
-    except ArtifactNotFound:
-        return False  # a number that was never given
+    except (ArtifactNotFound, ArtifactCorrupt):
+        return False  # a number that was never given, or one that nobody can read any more: the model gets another
     if sha256 is None:
         _index(store, name, number, found)
     return found.artifact.sha256 == model.artifact.sha256

@@ -27,14 +27,21 @@ def _store() -> MemoryStore:
     return store
 
 
+def _history(store: MemoryStore, alias: str) -> tuple[registry.AliasMove, ...]:
+    """Empty for an alias that nobody set yet."""
+    with suppress(ArtifactNotFound):
+        return registry.history(store, "mnist", alias)
+    return ()
+
+
 def _act(store: MemoryStore, action: str, version: int, actor: str, alias: str, clock: FakeClock) -> None:
     note = registry.write_note(clock, by=actor)
     clock.advance(1.0)
-    now = [move.version for move in registry.history(store, "mnist", alias)][-1:] or [0]
+    now = [move.version for move in _history(store, alias)][-1:] or [0]
     if action == "rollback":
         registry.rollback(store, "mnist", alias=alias, note=note)
     elif action == "set":
-        registry.set_alias(store, "mnist", alias, version, note=note)
+        registry.promote(store, "mnist", version, alias=alias, note=note, kind="set")
     else:
         expect = {"promote": None, "expect": now[0], "stale": now[0] + 7}[action]
         registry.promote(store, "mnist", version, alias=alias, note=note, expect=expect)
@@ -58,7 +65,7 @@ def test_any_history_keeps_the_invariants(actions: list[tuple[str, int, str]], a
     for action, version, actor in actions:
         with suppress(Conflict, RolloutRejected, ArtifactNotFound):
             _act(store, action, version, actor, alias, clock)
-    moves = registry.history(store, "mnist", alias)
+    moves = _history(store, alias)
     assert [move.number for move in moves] == list(range(1, len(moves) + 1))
     assert [move.previous for move in moves] == [None, *(move.version for move in moves)][: len(moves)]
     assert all(move.by in "ab" and move.at and move.version != move.previous for move in moves)

@@ -105,7 +105,7 @@ def test_a_rollback_to_what_fails_by_now_is_refused(store: MemoryStore) -> None:
 
 def test_an_alias_that_nobody_set_cannot_be_rolled_back(store: MemoryStore) -> None:
     _three(store)
-    with pytest.raises(ArtifactNotFound, match=r"mnist has no alias 'candidate'; aliases: champion\."):
+    with pytest.raises(ArtifactNotFound, match=r"mnist has no alias 'candidate'; aliases: champion; versions: 1, 2, 3"):
         registry.rollback(store, "mnist", alias="candidate", note=NOTE)
     with pytest.raises(ArtifactNotFound, match=r"no model is registered as 'mnits'"):
         registry.rollback(store, "mnits", note=NOTE)

@@ -24,6 +24,10 @@ def _register(store: MemoryStore, weights: bytes, *, passed: bool = True, report
     return registry.register(store, name=name, model=model, report_key=report, passed=passed, run_id="run-1", clock=FakeClock())
 
 
+def _point(store: MemoryStore, alias: str, version: int) -> registry.AliasMove:
+    return registry.Registry(store, clock=FakeClock()).set_alias("mnist", alias, version)
+
+
 def test_a_passed_model_is_registered_and_champion(store: MemoryStore) -> None:
     entry = _register(store, b"one")
     assert (entry.version, entry.passed, entry.aliases, entry.report, entry.run_id) == (1, True, ("champion",), "report-1", "run-1")
@@ -49,9 +53,9 @@ def test_promoting_what_did_not_pass_is_refused_with_exit_code_3(store: MemorySt
     with pytest.raises(
         RolloutRejected, match=r"mnist:1 cannot become champion: its report did not pass the gates \(its report is gone.*Hint: `foundry models show"
     ) as caught:
-        registry.set_alias(store, "mnist", "champion", 1)
+        _point(store, "champion", 1)
     assert caught.value.exit_code == 3
-    assert registry.set_alias(store, "mnist", "candidate", 1).version == 1
+    assert _point(store, "candidate", 1).version == 1
 
 
 def test_a_later_report_that_passes_promotes_the_same_version(store: MemoryStore) -> None:
@@ -63,7 +67,7 @@ def test_a_later_report_that_passes_promotes_the_same_version(store: MemoryStore
 def test_an_alias_keeps_its_history(store: MemoryStore) -> None:
     for weights in (b"one", b"two"):
         _register(store, weights)
-    registry.set_alias(store, "mnist", "champion", 1)
+    _point(store, "champion", 1)
     moves = registry.history(store, "mnist", "champion")
     assert [(move.number, move.previous, move.version) for move in moves] == [(1, None, 1), (2, 1, 2), (3, 2, 1)]
 
@@ -71,7 +75,7 @@ def test_an_alias_keeps_its_history(store: MemoryStore) -> None:
 def test_registering_again_does_not_undo_a_rollback(store: MemoryStore) -> None:
     for weights in (b"one", b"two"):
         _register(store, weights)
-    registry.set_alias(store, "mnist", "champion", 1)
+    _point(store, "champion", 1)
     _register(store, b"two")
     assert registry.resolve(store, "mnist@champion").version == 1
 
@@ -81,6 +85,55 @@ def test_a_promotion_that_broke_off_is_made_up_for(store: MemoryStore) -> None:
     for key in [key for key in store.objects if "/aliases/" in key]:
         del store.objects[key]
     assert _register(store, b"one").aliases == ("champion",)
+
+
+def test_a_promotion_on_a_later_report_that_broke_off_is_made_up_for(store: MemoryStore) -> None:
+    for weights in (b"one", b"two"):
+        _register(store, weights)
+    _register(store, b"one", report="report-2")
+    del store.objects["registry/mnist/aliases/champion/00000003"]
+    assert _register(store, b"one", report="report-2").aliases == ("champion",)
+    _point(store, "champion", 2)
+    assert _register(store, b"one", report="report-2").aliases == ()
+
+
+def test_a_report_that_fails_in_between_leaves_the_version_registered() -> None:
+    store = _Judged()
+    assert (_register(store, b"one").aliases, registry.resolve(store, "mnist:1").passed) == ((), False)
+
+
+def test_an_import_says_what_counts_in_one_write(store: MemoryStore) -> None:
+    record = registry.Version(model=_model(store, b"one"), run_id="r", created_at="2026-01-01")
+    verdicts = [registry.Verdict(report=name, passed=name == "old", run_id="r", created_at="", after_move=3) for name in ("old", "new")]
+    assert registry.adopt(store, name="mnist", record=record, verdicts=verdicts) == 1
+    assert len([key for key in store.objects if "/reports/" in key]) == 1
+    entry = registry.resolve(store, "mnist:1")
+    assert (entry.report, entry.passed) == ("new", False)
+
+
+@pytest.mark.parametrize(
+    "stray", ["models/readme.txt", "versions/7", "versions/readme", "aliases/00000009", "aliases/a/b/00000001", "reports/00000001"]
+)
+def test_a_stray_object_is_no_part_of_the_registry(store: MemoryStore, stray: str) -> None:
+    _register(store, b"one")
+    store.put(f"registry/mnist/{stray}", b"?")
+    assert _register(store, b"two").version == 2
+    assert [entry.aliases for entry in registry.versions(store, "mnist")] == [(), ("champion",)]
+
+
+def test_a_version_that_nobody_can_read_keeps_no_model_from_registering(store: MemoryStore) -> None:
+    _register(store, b"one")
+    store.objects["registry/mnist/versions/00000001"] = b"{"
+    assert _register(store, b"one").version == 2
+
+
+class _Judged(MemoryStore):
+    """As soon as a report is added, another run adds one that did not pass."""
+
+    def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
+        super().put(key, source, if_absent=if_absent)
+        if key.endswith("reports/00000001/00000001"):
+            super().put(key[:-1] + "2", bytes(source).replace(b'"passed":true', b'"passed":false'))
 
 
 class _Overtaken(MemoryStore):
@@ -102,7 +155,7 @@ def test_of_two_promotions_at_once_one_gets_a_conflict() -> None:
     with pytest.raises(
         Conflict, match=r"mnist@candidate was moved by somebody else at the same moment: .* Hint: `foundry models history mnist@candidate`"
     ):
-        registry.set_alias(store, "mnist", "candidate", 1)
+        _point(store, "candidate", 1)
     assert len(registry.history(store, "mnist", "candidate")) == 1
 
 
@@ -128,7 +181,7 @@ def test_an_unknown_version_or_alias_is_answered_with_the_known_ones(store: Memo
     with pytest.raises(ArtifactNotFound, match=r"mnist has no alias 'old'; aliases: champion; versions: 1\."):
         registry.resolve(store, "mnist@old")
     with pytest.raises(ArtifactNotFound, match="mnist has no version 2"):
-        registry.set_alias(store, "mnist", "candidate", 2)
+        _point(store, "candidate", 2)
 
 
 @pytest.mark.parametrize("reference", ["", "@champion", "a/b@champion", "mnist:x", "mnist:", "mnist@", "mnist@../x", "mnist:1:2", "mnist:-1"])
