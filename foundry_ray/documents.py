@@ -146,8 +146,9 @@ def _too_new(what: str, found: _Newer) -> StoreError:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, typing.Any]:
-    return typing.get_type_hints(cls)
+def _fields(cls: typing.Any) -> tuple[tuple[str, typing.Any], ...]:
+    hints = typing.get_type_hints(cls)
+    return tuple((item.name, hints[item.name]) for item in dataclasses.fields(cls))
 
 
 @functools.cache
@@ -157,13 +158,14 @@ def _newest(cls: typing.Any) -> int | None:
 
 
 def _decode(kind: typing.Any, data: typing.Any) -> object:
-    origin = typing.get_origin(kind)
+    if kind is str or kind is int or kind is bool or kind is float:  # first, because a manifest may have a million of them
+        return _decode_scalar(kind, data)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         newest = _newest(kind)
         if newest is not None and isinstance(data, dict):
             _check_version(data.get("format_version", newest), newest)
-        hints = _hints(kind)
-        return kind(**{item.name: _decode(hints[item.name], data[item.name]) for item in dataclasses.fields(kind) if item.name in data})
+        return kind(**{name: _decode(inner, data[name]) for name, inner in _fields(kind) if name in data})
+    origin = typing.get_origin(kind)
     if origin in (typing.Union, builtin_types.UnionType):
         return _decode_union(typing.get_args(kind), data)
     if origin is tuple:
@@ -175,9 +177,13 @@ def _decode(kind: typing.Any, data: typing.Any) -> object:
         return {key: _decode(typing.get_args(kind)[1], item) for key, item in data.items()}
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind(data)
+    return data
+
+
+def _decode_scalar(kind: type, data: object) -> object:
     if kind is float and isinstance(data, int):
         return float(data)
-    if kind in (bool, int, float, str) and type(data) is not kind:
+    if type(data) is not kind:
         raise TypeError(f"got {data!r}, wanted {kind.__name__}")
     return data
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,14 +36,19 @@ def read_file(store: ArtifactStore, key: str, name: str) -> bytes:
 def fetch(store: ArtifactStore, key: str, directory: Path, *, num_threads: int = NUM_THREADS) -> dict[str, Path]:
     """All files of an artifact into a folder, each verified before it appears; those already there are kept. Returns paths by name."""
     manifest = load_manifest(store, key)
-    fetching = _Fetch(store, key, manifest.files, directory)
     names = list(manifest.files)
+    fetching = _Fetch(store, key, manifest.files, directory)
     good = in_threads(fetching.is_there, names, num_threads=num_threads)
     by_object: dict[str, list[str]] = {}
     for name, is_good in zip(names, good, strict=True):
         if not is_good:
             by_object.setdefault(manifest.files[name].key, []).append(name)
-    in_threads(lambda names: _again_if_damaged(lambda: fetching.take(names)), by_object.values(), num_threads=num_threads)
+    for folder in {directory, *((directory / name).parent for name in names)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    num_splitters = max(1, num_threads // max(1, len(by_object)))
+    in_threads(
+        lambda names: _again_if_damaged(lambda: fetching.take(names, num_splitters=num_splitters)), by_object.values(), num_threads=num_threads
+    )
     return {name: directory / name for name in names}
 
 
@@ -58,7 +65,7 @@ class _Fetch:
         path, blob = self.directory / name, self.files[name]
         return path.is_file() and path.stat().st_size == blob.size_bytes and describe(path).sha256 == blob.sha256
 
-    def take(self, names: list[str]) -> None:
+    def take(self, names: list[str], *, num_splitters: int) -> None:
         """Files that lie in one object: the object as a whole, or, where few of them are wanted, each by a range read."""
         blob = self.files[names[0]]
         if blob.pack is None:
@@ -69,7 +76,7 @@ class _Fetch:
             for name in names:
                 self._place(name, _read(self.store, self.files[name], f"{self.key}:{name}"))
         else:
-            self._take_pack(names, blob)
+            self._take_pack(names, blob, num_splitters)
 
     def _take_blob(self, names: list[str], blob: BlobInfo) -> None:
         with self._scratch() as unverified:
@@ -79,17 +86,19 @@ class _Fetch:
             for name in names[1:]:
                 with self._scratch() as copy:
                     shutil.copyfile(unverified, copy)
-                    copy.replace(self._path(name))
-            unverified.replace(self._path(names[0]))
+                    copy.replace(self.directory / name)
+            unverified.replace(self.directory / names[0])
 
-    def _take_pack(self, names: list[str], blob: BlobInfo) -> None:
+    def _take_pack(self, names: list[str], blob: BlobInfo, num_splitters: int) -> None:
         with self._scratch() as pack:
             self.store.download(blob.key, pack)
             with pack.open("rb") as stream:
-                for name in names:
-                    stream.seek(self.files[name].offset)
-                    data = stream.read(self.files[name].size_bytes)
-                    self._place(name, _verified(data, self.files[name], f"{self.key}:{name}"))
+                in_threads(partial(self._take_out, stream.fileno()), names, num_threads=num_splitters)
+
+    def _take_out(self, pack: int, name: str) -> None:
+        """One file of a downloaded pack. To create a file takes a file system longer than to fill it, so some threads do it."""
+        blob = self.files[name]
+        self._place(name, _verified(os.pread(pack, blob.size_bytes, blob.offset), blob, f"{self.key}:{name}"))
 
     def _pack_size(self, blob: BlobInfo, name: str) -> int:
         info = self.store.stat(blob.key)
@@ -101,17 +110,11 @@ class _Fetch:
     def _place(self, name: str, data: bytes) -> None:
         with self._scratch() as temporary:
             temporary.write_bytes(data)
-            temporary.replace(self._path(name))
-
-    def _path(self, name: str) -> Path:
-        path = self.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+            temporary.replace(self.directory / name)
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         """A path in the same file system, so that a file appears whole or not at all; "~" is in no name."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"~{uuid.uuid4().hex}"
         try:
             yield path
