@@ -1,7 +1,8 @@
 """Signatures of versions: what is signed, where it lies, and the check that comes before a model's bytes are used.
 
 Signed are the name, the version, and the manifest's key and hash. The manifest binds every file by its sha256, so that a valid signature holds
-the whole model; and one of another version, or of another name, does not fit. Where aliases point is not signed.
+the whole model; and one of another version, or of another name, does not fit. Not signed is what changes: where aliases point, what reports say,
+and where in the store the bytes lie. Who can write the store can still offer an older version that was signed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 
 from foundry_ray.artifacts.manifests import artifact_sha256
 from foundry_ray.config import SigningKeys, signing_keys
-from foundry_ray.errors import ArtifactCorrupt, ConfigError, SignatureInvalid
+from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, ConfigError, SignatureInvalid
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import naming, series
 from foundry_ray.registry.series import Note
@@ -20,6 +21,7 @@ from foundry_ray.registry.signing import Keyring, Signer, Verifier, open_keyring
 from foundry_ray.types import ArtifactRef, Json, RegistryEntry, canonical_bytes, to_json
 
 _FORMAT = 1
+_MAX_READ = 100
 _CONTEXT = b"foundry-ray model signature\n"
 
 
@@ -143,12 +145,12 @@ def _is_signed_by(verifier: Verifier, found: Signature, statement: Json) -> bool
 
 
 def _signatures(store: ArtifactStore, name: str, version: int) -> Iterator[Signature]:
-    """Newest first; what cannot be read is no signature."""
+    """The newest hundred, newest first; what cannot be read is no signature."""
     folder = naming.signature_folder(name, version)
-    for number in reversed(series.numbers(store, folder)):
+    for number in reversed(series.numbers(store, folder)[-_MAX_READ:]):
         try:
             yield series.load(Signature, store, series.key_of(folder, number))
-        except ArtifactCorrupt:
+        except (ArtifactCorrupt, ArtifactNotFound):
             continue
 
 

@@ -85,9 +85,13 @@ def write_key(path: Path, kind: KeyKind) -> Path | None:
     pair = make_key(kind)
     public = path.with_name(f"{path.name}.pub") if pair.public is not None else None
     try:
-        if public is not None and pair.public is not None:
-            _write_new(public, pair.public, 0o644)
         _write_new(path, pair.private, 0o600)
+        if public is not None and pair.public is not None:
+            try:
+                _write_new(public, pair.public, 0o644)
+            except OSError:
+                path.unlink()  # a private key whose public half stands nowhere, or a public one of another key beside it, misleads
+                raise
     except FileExistsError as error:
         raise ConfigError(f"{error.filename} exists already, and a key is not overwritten.", hint="name another file.") from None
     except OSError as error:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from foundry_ray import registry
+from foundry_ray.artifacts.manifests import read_file
 from foundry_ray.config import SigningKeys
-from foundry_ray.errors import ArtifactCorrupt, ConfigError, SignatureInvalid
+from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, ConfigError, SignatureInvalid
 from foundry_ray.registry.signing import make_key
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.stores import FailingStore, MemoryStore
@@ -148,3 +149,33 @@ def test_no_key_is_in_anything_that_is_stored(store: MemoryStore) -> None:
         _signed(store, b"one", keys)
     secrets = [str(keys.signing).rpartition(":")[2].encode() for keys in (SIGNING, SHARED)]
     assert not any(secret in data for secret in secrets for data in store.objects.values())
+
+
+class _Going(MemoryStore):
+    """One object goes after it was listed."""
+
+    gone = ""
+
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
+        if key == self.gone:
+            raise ArtifactNotFound("gone", hint="", key=key)
+        return super().get(key, start=start, size=size)
+
+
+def test_a_signature_that_goes_while_it_is_looked_for_is_none() -> None:
+    store = _Going()
+    entry = _signed(store, b"one")
+    registry.sign_entry(store, entry, note=NOTE, keys=SHARED)
+    store.gone = "registry/mnist/signatures/00000001/00000002"
+    registry.check_entry(store, entry, keys=CHECKING)
+
+
+def test_where_the_bytes_lie_is_not_signed_and_changes_nothing(store: MemoryStore) -> None:
+    entry, key = _signed(store, b"one"), registry.resolve(store, "mnist:1").model.artifact.key
+    store.put("blobs/sha256/" + "ab/" + "ab" * 32, b"evil")
+    document = json.loads(store.get(key))
+    document["files"]["model.onnx"] |= {"pack": "ab" * 32, "offset": 0}
+    store.put(key, json.dumps(document).encode())
+    registry.check_entry(store, entry, keys=CHECKING)
+    with pytest.raises(ArtifactCorrupt, match=r"model\.onnx has sha256"):
+        read_file(store, key, "model.onnx")

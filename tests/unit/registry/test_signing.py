@@ -122,6 +122,14 @@ def test_a_written_key_is_its_owners_alone_and_never_overwritten(tmp_path: Path)
     assert write_key(tmp_path / "shared", "hmac") is None
 
 
+@pytest.mark.parametrize("taken", ["key", "key.pub"])
+def test_a_key_is_written_with_its_public_half_or_not_at_all(tmp_path: Path, taken: str) -> None:
+    (tmp_path / taken).write_text("another")
+    with pytest.raises(ConfigError, match=f"{taken} exists already"):
+        write_key(tmp_path / "key", "ed25519")
+    assert [path.name for path in tmp_path.iterdir()] == [taken]
+
+
 def test_ed25519_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
