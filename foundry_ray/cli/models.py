@@ -64,7 +64,6 @@ def models_history(
 
     reference = registry.parse_alias(alias)
     with open_context(store) as context:
-        registry.resolve(context.store, f"{reference.name}@{reference.alias}")
         moves = registry.history(context.store, reference.name, reference.alias)
     emit(moves, lambda: history_table(moves))
 

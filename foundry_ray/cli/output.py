@@ -44,13 +44,22 @@ def emit(value: object, render: Callable[[], RenderableType]) -> None:
         sys.stdout.write(json.dumps(to_json(value), indent=2, allow_nan=False) + "\n")
     else:
         from rich.console import Console
+        from rich.text import Text
 
-        Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(render())
+        rendered = render()
+        is_line = isinstance(rendered, Text)  # a command in a line must not be broken in two
+        Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(rendered, soft_wrap=is_line)
 
 
-def text(message: str) -> Callable[[], str]:
-    """A plain line as a renderable."""
-    return lambda: message
+def text(message: str) -> Callable[[], RenderableType]:
+    """A plain line as a renderable; brackets in it are brackets."""
+
+    def line() -> RenderableType:
+        from rich.text import Text
+
+        return Text(message)
+
+    return line
 
 
 def on_interrupt(command: str) -> None:

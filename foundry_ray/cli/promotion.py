@@ -35,7 +35,7 @@ def models_promote(
         note = _note(context, reason)
         entry = registry.resolve(context.store, model)
         move = registry.promote(context.store, entry.name, entry.version, alias=alias, note=note, expect=expect)
-    _emit_move(entry.name, alias, move)
+    _emit_move(entry.name, alias, move, is_new=(move.by, move.at, move.reason) == (note.by, note.at, note.reason))
 
 
 def models_rollback(
@@ -115,6 +115,7 @@ def _note(context: Context, reason: str) -> Note:
     return write_note(context.clock, by=context.settings.who, reason=reason)
 
 
-def _emit_move(name: str, alias: str, move: AliasMove) -> None:
+def _emit_move(name: str, alias: str, move: AliasMove, *, is_new: bool = True) -> None:
     before = f", before it at {move.previous}" if move.previous is not None else ""
-    emit(move, text(f"{name}@{alias} points at version {move.version}{before} (move {move.number}, {move.by}, {move.at})."))
+    same = "" if is_new else " It did so before: nothing was changed, and no reason noted."
+    emit(move, text(f"{name}@{alias} points at version {move.version}{before} (move {move.number}, {move.by}, {move.at}).{same}"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,15 +15,9 @@ if TYPE_CHECKING:
 _DIFFERENT = 3
 
 
-class Only(StrEnum):
-    """What `--only` takes."""
-
-    STUDENT = "student"
-
-
 def replay(
     version: Annotated[str, typer.Argument(metavar="VERSION", help="name:version or name@alias.")],
-    only: Annotated[Only | None, typer.Option("--only", help="Reuse the original's data set and teacher, and make the student alone.")] = None,
+    only: Annotated[Literal["student"] | None, typer.Option("--only", help="Make the student alone, of the original's data set and teacher.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the second making under FOUNDRY_HOME/replays.")] = False,
     store: StoreOption = None,
     address: AddressOption = None,
@@ -35,7 +28,7 @@ def replay(
     from foundry_ray.replay import replay as make_again
 
     with open_context(store, events="replay") as context:
-        found = make_again(version, context=context, only="student" if only else None, cluster=address, keep=keep)
+        found = make_again(version, context=context, only=only, cluster=address, keep=keep)
     _finish(found)
 
 

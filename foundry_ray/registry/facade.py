@@ -8,6 +8,7 @@ from pathlib import Path
 from foundry_ray.artifacts import manifests
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import SigningKeys
+from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import moves, naming, promoting, reading, records, signatures, tagging
 from foundry_ray.registry.moves import AliasMove
@@ -80,6 +81,11 @@ def pull(store: ArtifactStore, entry: RegistryEntry, directory: Path, *, keys: S
     Raises:
         SignatureInvalid: A key to check with is set, and the version is not signed by it; nothing was written.
         ArtifactCorrupt: A file is not the one that was registered.
+        ConfigError: The folder cannot be written.
     """
     signatures.check_entry(store, entry, keys=keys)
-    return manifests.fetch(store, entry.model.artifact.key, directory)
+    try:
+        return manifests.fetch(store, entry.model.artifact.key, directory)
+    except OSError as error:
+        message = f"{entry.name}:{entry.version} cannot be written into {directory}: {error.strerror}."
+        raise ConfigError(message, hint="name another folder; it is made where it is new.") from error

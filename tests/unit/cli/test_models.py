@@ -78,9 +78,21 @@ def test_a_promotion_that_is_refused_ends_with_its_exit_code(foundry: Foundry, c
     assert "points at version 3" in capsys.readouterr().err
     assert foundry("models", "promote", "mnist:2", "--alias", "candidate") == 0
     assert foundry("models", "promote", "mnist:2", "--alias", "candidate") == 0
-    assert [line[:48] for line in capsys.readouterr().out.splitlines()] == 2 * ["mnist@candidate points at version 2 (move 1, bob"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:48] for line in lines] == 2 * ["mnist@candidate points at version 2 (move 1, bob"]
     assert foundry("models", "rollback", "mnist", "--alias", "candidate") == 2
     assert foundry("models", "history", "mnist@nobody") == 2
+
+
+def test_a_promotion_that_changes_nothing_says_that_its_reason_is_not_noted(foundry: Foundry, capsys: Capture) -> None:
+    assert foundry("models", "promote", "mnist:3", "--reason", "again") == 0
+    assert "It did so before: nothing was changed, and no reason noted." in capsys.readouterr().out
+
+
+def test_what_is_printed_is_what_was_written(foundry: Foundry, capsys: Capture) -> None:
+    value = "[red]x[/red] :warning: [/nothing] " + "y" * 150
+    assert foundry("models", "tag", "mnist:1", f"note={value}") == 0
+    assert capsys.readouterr().out == f"mnist:1: note={value}\n"
 
 
 def test_tags_are_set_shown_and_filtered_by(foundry: Foundry, capsys: Capture) -> None:

@@ -200,6 +200,17 @@ def test_pulled_files_are_verified(store: MemoryStore, tmp_path: Path) -> None:
     assert list((tmp_path / "bad").iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_written_is_named(store: MemoryStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"mnist:1 cannot be written into .*file: File exists\. Hint: name another folder"):
+        registry.pull(store, _register(store, b"one"), tmp_path / "file")
+
+
+def test_a_reference_where_a_name_is_wanted_is_told_so(store: MemoryStore) -> None:
+    with pytest.raises(ConfigError, match=r"'mnist@staging' is no model name, .* Hint: give the name alone: `mnist`\."):
+        registry.versions(store, "mnist@staging")
+
+
 def test_names_and_the_class_for_programs_agree(store: MemoryStore) -> None:
     for name in ("mnist", "fashion"):
         _register(store, b"one", name=name)
