@@ -164,9 +164,10 @@ def _said(gate: GateResult | None) -> str:
 
 def _times(original: EvaluationReport, replayed: EvaluationReport) -> Iterator[Point]:
     for side, before, after in (("teacher", original.teacher, replayed.teacher), ("student", original.student, replayed.student)):
-        for then, now in zip(before.latency, after.latency, strict=False):
+        now = {result.batch_size: result.p50_ms for result in after.latency}
+        for then in (result for result in before.latency if result.batch_size in now):
             name = f"{side} p50_ms, batch {then.batch_size}"
-            yield Point(name=name, kind="time", original=then.p50_ms, replayed=now.p50_ms, outcome=Outcome.MEASURED)
+            yield Point(name=name, kind="time", original=then.p50_ms, replayed=now[then.batch_size], outcome=Outcome.MEASURED)
 
 
 def _equality(original: Scalar | None, replayed: Scalar | None) -> Outcome:

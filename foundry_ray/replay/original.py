@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -60,6 +61,9 @@ def find_original(store: ArtifactStore, reference: str) -> Original:
     lineage = entry.lineage
     if lineage is None:
         raise _without_lineage(entry)
+    missing = sorted({"data", "teacher", "student"} - set(lineage.stages))
+    if missing:
+        raise _without_stages(entry, missing)
     config = validate(PipelineConfig, lineage.config, where=f"the lineage of {entry.name}:{entry.version}")
     return Original(entry=entry, lineage=lineage, config=config, making=_making(store, entry, lineage))
 
@@ -74,15 +78,30 @@ def _without_lineage(entry: RegistryEntry) -> ArtifactNotFound:
     )
 
 
+def _without_stages(entry: RegistryEntry, missing: Sequence[str]) -> ArtifactNotFound:
+    name = f"{entry.name}:{entry.version}"
+    message = f"the lineage of {name} lacks the keys of the stages {', '.join(missing)}, wanted them to make it again."
+    return ArtifactNotFound(message, hint="`foundry run` with the pipeline that made it registers a version that can be replayed.", key=name)
+
+
 def _making(store: ArtifactStore, entry: RegistryEntry, lineage: Lineage) -> Making:
-    files = load_manifest(store, entry.model.artifact.key).files
+    student = entry.model.artifact.key
     return Making(
         data_fingerprint=lineage.dataset_fingerprint,
-        teacher_weights=load_manifest(store, lineage.teacher).files[WEIGHTS].sha256,
-        student_weights=files[WEIGHTS].sha256,
-        served_file=files[SERVED].sha256,
+        teacher_weights=file_sha256(store, lineage.teacher, WEIGHTS),
+        student_weights=file_sha256(store, student, WEIGHTS),
+        served_file=file_sha256(store, student, SERVED),
         report=_report(store, entry, lineage),
     )
+
+
+def file_sha256(store: ArtifactStore, key: str, name: str) -> str:
+    """Hash of one file of an artifact, from its manifest. Raises ArtifactNotFound where it has no such file."""
+    files = load_manifest(store, key).files
+    if name not in files:
+        message = f"{key} has no file {name!r}, wanted its hash; it has {', '.join(sorted(files)[:20])}."
+        raise ArtifactNotFound(message, hint="only what `foundry run` trained can be replayed.", key=key)
+    return files[name].sha256
 
 
 def _report(store: ArtifactStore, entry: RegistryEntry, lineage: Lineage) -> EvaluationReport:

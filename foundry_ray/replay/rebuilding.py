@@ -22,7 +22,7 @@ from foundry_ray.errors import FingerprintMismatch, StoreDenied
 from foundry_ray.pipeline import Pipeline
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.replay.comparing import Making, Point, Verdict, compare, differences, judge
-from foundry_ray.replay.original import SERVED, WEIGHTS, Original, find_original
+from foundry_ray.replay.original import SERVED, WEIGHTS, Original, file_sha256, find_original
 from foundry_ray.runlog import new_run_id
 from foundry_ray.stages import library_versions
 from foundry_ray.types import FORMAT_VERSION, DatasetRef, EvaluationReport, ModelArtifact, Trial, TrialState
@@ -101,8 +101,13 @@ def _changes(original: Original) -> tuple[str, ...]:
 
 
 def _other_hardware(original: EvaluationReport, replayed: EvaluationReport) -> tuple[str, ...]:
-    before, after = ({"device": report.student.latency[0].device} for report in (original, replayed))
+    before, after = (_device(report) for report in (original, replayed))
     return differences("the measuring", before, after)
+
+
+def _device(report: EvaluationReport) -> dict[str, str]:
+    latency = report.student.latency
+    return {"device": latency[0].device} if latency else {}
 
 
 @contextmanager
@@ -134,7 +139,7 @@ def _rebuild(original: Original, scratch: Context, *, store: ArtifactStore, only
     else:
         dataset, teacher = _carried(original, store, scratch.store)
     with told.stage("student"):
-        student = pipeline.make_student(dataset, teacher, untrained(original.lineage.trial), stages["student"])
+        student = pipeline.make_student(dataset, teacher, _untrained(original.lineage.trial), stages["student"])
     _log_opening(dataset, student, store=store, context=scratch)
     with told.stage("evaluation"):
         report = pipeline.evaluate(dataset, teacher, student)
@@ -152,7 +157,7 @@ def _prepared(original: Original, pipeline: Pipeline) -> DatasetRef:
     return dataset
 
 
-def untrained(trial: Trial) -> Trial:
+def _untrained(trial: Trial) -> Trial:
     """The trial as it was proposed: what it had learnt is left out."""
     return replace(trial, state=TrialState.WAITING, rung=None, resource_used=0, values={}, curve=(), checkpoint=None, duration_s=0.0)
 
@@ -177,11 +182,10 @@ def _log_opening(dataset: DatasetRef, student: ModelArtifact, *, store: Artifact
 
 
 def _making(store: ArtifactStore, dataset: DatasetRef, teacher: ModelArtifact, student: ModelArtifact, report: EvaluationReport) -> Making:
-    files = load_manifest(store, student.artifact.key).files
     return Making(
         data_fingerprint=dataset.fingerprint,
-        teacher_weights=load_manifest(store, teacher.artifact.key).files[WEIGHTS].sha256,
-        student_weights=files[WEIGHTS].sha256,
-        served_file=files[SERVED].sha256,
+        teacher_weights=file_sha256(store, teacher.artifact.key, WEIGHTS),
+        student_weights=file_sha256(store, student.artifact.key, WEIGHTS),
+        served_file=file_sha256(store, student.artifact.key, SERVED),
         report=report,
     )

@@ -117,3 +117,13 @@ def test_what_changed_around_it_is_named_with_both_values() -> None:
         "library task was aa when the version was made, and is absent now.",
         "library torch was 2.5 when the version was made, and is 2.6 now.",
     )
+
+
+def test_times_are_told_of_the_same_batch_size() -> None:
+    single = replace(ORIGINAL.report.student.latency[0], batch_size=1, p50_ms=1.0)
+    before, after = (single, replace(single, batch_size=8, p50_ms=8.0)), (replace(single, batch_size=8, p50_ms=9.0),)
+    makings = (
+        replace(ORIGINAL, report=_with_student(ORIGINAL.report, replace(ORIGINAL.report.student, latency=latency))) for latency in (before, after)
+    )
+    times = [point for point in _points(*makings) if point.kind == "time" and point.name.startswith("student")]
+    assert [(point.name, point.original, point.replayed) for point in times] == [("student p50_ms, batch 8", 8.0, 9.0)]

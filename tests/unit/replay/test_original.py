@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from foundry_ray.artifacts.manifests import publish
 from foundry_ray.errors import ArtifactNotFound, ConfigError
 from foundry_ray.replay import find_original
 from foundry_ray.testing import samples
@@ -46,3 +47,16 @@ def test_a_teacher_that_the_store_forgot_cannot_be_reused(store: MemoryStore, li
     with pytest.raises(ArtifactNotFound, match=r"the teacher result of mnist:1 is not in memory:// any more") as caught:
         original.teacher(store)
     assert caught.value.hint == "without `--only` it is made again."
+
+
+def test_a_lineage_without_its_stages_is_refused(store: MemoryStore, lineage: Lineage) -> None:
+    put_version(store, replace(lineage, stages={"data": "d" * 32}))
+    with pytest.raises(ArtifactNotFound, match="the lineage of mnist:1 lacks the keys of the stages student, teacher"):
+        find_original(store, "mnist:1")
+
+
+def test_an_artifact_without_weights_cannot_be_compared(store: MemoryStore, lineage: Lineage) -> None:
+    teacher = publish(store, kind="model", files={"model.onnx": b"teacher"}, created_at="")
+    put_version(store, replace(lineage, teacher=teacher.key))
+    with pytest.raises(ArtifactNotFound, match=r"has no file 'model\.safetensors', wanted its hash; it has model\.onnx\."):
+        find_original(store, "mnist:1")

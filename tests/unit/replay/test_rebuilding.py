@@ -12,7 +12,7 @@ from foundry_ray.context import Context
 from foundry_ray.errors import StoreDenied
 from foundry_ray.observability import ConsoleReporter
 from foundry_ray.replay import find_original
-from foundry_ray.replay.rebuilding import _changes, _log_opening, _other_hardware, untrained
+from foundry_ray.replay.rebuilding import _changes, _log_opening, _other_hardware, _untrained
 from foundry_ray.stages import library_versions
 from foundry_ray.testing import samples
 from foundry_ray.testing.clock import FakeClock
@@ -52,7 +52,7 @@ def frozen() -> ModelArtifact:
 
 def test_a_trial_forgets_what_it_learnt_and_keeps_what_it_is() -> None:
     trained = replace(samples.trial(2, 0.9, 0.1), checkpoint="studies/k/trials/000002/9.pt", rung=1, seed=7)
-    trial = untrained(trained)
+    trial = _untrained(trained)
     assert (trial.checkpoint, trial.curve, trial.values, trial.resource_used, trial.rung, trial.state) == (None, (), {}, 0, None, TrialState.WAITING)
     assert (trial.number, trial.params, trial.recipe, trial.seed) == (2, trained.params, trained.recipe, 7)
 
