@@ -113,6 +113,9 @@ def _refusal(error: ClientError, action: str, key: str, place: Place) -> Foundry
     if code in DAMAGED:
         message = f"{uri} received other bytes than were sent when asked to {action} {key} ({code})."
         return StoreUnavailable(message, hint="something on the way damages bodies; https protects them.", uri=uri)
+    if code == "400" and action != "look at":  # only the answers to HEAD have no body by right
+        message = f"{uri} answered 400 without a reason when asked to {action} {key}."
+        return StoreUnavailable(message, hint=place.unreachable_hint, uri=uri)
     if is_denied(error):
         return _denied(f"it answered {code} to {action} {key}", place)
     if is_passing(error):

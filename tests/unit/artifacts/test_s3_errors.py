@@ -21,6 +21,7 @@ ANSWERS: dict[tuple[str, int], tuple[type[FoundryError], str]] = {
     ("SlowDown", 503): (StoreUnavailable, r"answered SlowDown when asked to write a\. Hint: look at the network"),
     ("Whatever", 500): (StoreUnavailable, "answered Whatever"),
     ("BadDigest", 400): (StoreUnavailable, r"received other bytes than were sent when asked to write a \(BadDigest\)"),
+    ("400", 400): (StoreUnavailable, "answered 400 without a reason when asked to write a"),
     ("NotImplemented", 501): (StoreError, r"answered NotImplemented \(501\).*Hint: `foundry doctor` checks the store"),
     ("EntityTooLarge", 400): (StoreError, r"answered EntityTooLarge \(400\)"),
 }
