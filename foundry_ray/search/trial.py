@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from foundry_ray import tasks
 from foundry_ray.config import StudentConfig, TrainConfig, validate
 from foundry_ray.data.loading import Split
-from foundry_ray.errors import ArtifactCorrupt, Diverged, RecipeInfeasible
+from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, Diverged, RecipeInfeasible
 from foundry_ray.protocols import ArtifactStore, Clock, LatencyMeter, Reporter
 from foundry_ray.search import constraints as limits
 from foundry_ray.search.events import Event, Job
@@ -118,7 +118,7 @@ class TrialRunner:
         own = sorted(info.key for info in self._store.list(f"{prefix}/"))
         curve = self._restore(loop, own[-1] if own else trial.checkpoint)
         if not own:
-            curve = [dict(point) for point in trial.curve]
+            curve = [dict(point) for point in trial.curve if point["epoch"] <= loop.epoch]
         while loop.epoch < train.epochs:
             curve.append(self._epoch(loop))
             self._reporter.report(loop.epoch, curve[-1])
@@ -139,10 +139,12 @@ class TrialRunner:
         started_s = self._clock.monotonic_s()
         loop = self._loop(student, train, recipe)
         self._restore(loop, job.checkpoint)
-        curve = []
+        curve, told = [], _epoch_of(job.checkpoint)
         while loop.epoch < job.to_epoch:
-            curve.append(self._epoch(loop))
-            yield Event(kind="epoch", number=job.number, epoch=loop.epoch, values=curve[-1])
+            point = self._epoch(loop)
+            if loop.epoch > told:  # what was told before its checkpoint was collected is not told again
+                curve.append(point)
+                yield Event(kind="epoch", number=job.number, epoch=loop.epoch, values=point)
         checkpoint = self._save(loop, f"{self._context.prefix}/{job.number:06d}", curve)
         yield Event(
             kind="rung",
@@ -252,12 +254,19 @@ class TrialRunner:
         return key
 
     def _restore(self, loop: Loop, key: str | None) -> list[dict[str, float]]:
-        """Continue from a checkpoint, where there is one, and return the curve that it holds. Raises ArtifactCorrupt."""
+        """Continue from a checkpoint, where there is one, and return the curve that it holds. Raises ArtifactCorrupt.
+
+        One that retention let go is made again: training is deterministic, so going through the same epochs once more costs time alone.
+        """
         import torch
 
         if key is None:
             return []
-        data = self._store.get(key)
+        try:
+            data = self._store.get(key)
+        except ArtifactNotFound:
+            self._reporter.warn(f"{key} was collected as garbage; its trial trains again from the first epoch.")
+            return []
         actual, expected = hashlib.sha256(data).hexdigest()[:32], key.rpartition("-")[2].removesuffix(".pt")
         if actual != expected:
             stage = "search" if key.startswith("studies/") else "student"  # what is fresh deletes its own checkpoints only
@@ -266,3 +275,8 @@ class TrialRunner:
         saved = torch.load(io.BytesIO(data), map_location=self._device, weights_only=True)
         loop.load_state(saved["loop"])
         return cast(list[dict[str, float]], saved["curve"])
+
+
+def _epoch_of(checkpoint: str | None) -> int:
+    """How many epochs a checkpoint holds, by its name; 0 without one."""
+    return int(checkpoint.rpartition("/")[2].partition("-")[0]) if checkpoint else 0

@@ -126,3 +126,24 @@ def test_a_finish_that_was_killed_resumes_from_its_own_checkpoint(trial_context:
     memory_store.delete(kept[-1])
     again = runner.finish(replace(trial, checkpoint="gone"), prefix="checkpoints/student")
     assert [dict(point) for point in again.curve] == [dict(point) for point in expected]
+
+
+def test_a_trial_whose_checkpoint_was_collected_trains_again_and_tells_only_what_is_new(
+    trial_context: TrialContext, memory_store: MemoryStore
+) -> None:
+    runner = _runner(trial_context, memory_store)
+    first = _run(runner, _job(to_epoch=2))[-1]
+    kept = _run(runner, replace(_job(to_epoch=4), checkpoint=first.checkpoint))
+    assert first.checkpoint is not None
+    memory_store.delete(first.checkpoint)
+    again = _run(runner, replace(_job(to_epoch=4), checkpoint=first.checkpoint))
+    assert [event.epoch for event in again if event.kind == "epoch"] == [3, 4]
+    assert [dict(point) for point in again[-1].curve] == [dict(point) for point in kept[-1].curve]
+
+
+def test_the_chosen_trial_is_finished_although_its_checkpoint_was_collected(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    runner = _runner(trial_context, memory_store)
+    trial = _trial(runner)
+    expected = runner.finish(trial, prefix="checkpoints/one").curve
+    again = runner.finish(replace(trial, checkpoint="studies/s/trials/000000/000002-gone.pt"), prefix="checkpoints/two")
+    assert [dict(point) for point in again.curve] == [dict(point) for point in expected]
