@@ -1,7 +1,4 @@
-"""The values that cross stage borders: frozen, slotted, keyword-only. Their persisted form is `documents`'.
-
-Units stand in names (`_bytes _ms _s`), ratios lie in [0, 1].
-"""
+"""The values that cross stage borders: frozen, slotted, keyword-only; units in names, ratios in [0, 1]. Persisted as `documents` says."""
 
 from __future__ import annotations
 
@@ -290,12 +287,8 @@ class EvaluationReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """What a registered version was made of: enough to make it again. Keys are relative to the store.
-
-    `config` is the resolved pipeline; `stages` maps each stage to its key; `trial` is the chosen one with its parameters, recipe, curve and
-    seed; `versions` are those of the libraries, `code` identifies the sources: foundry's version, the commit of the working folder, and
-    hashes of the user's own modules.
-    """
+    """What a registered version was made of: enough to make it again. `stages` maps each stage to its key, `versions` are those of libraries,
+    and `code` identifies the sources: foundry's version, the commit of the working folder, hashes of the user's own modules."""
 
     run_id: str
     dataset_key: str
