@@ -42,7 +42,7 @@ _LACKS = {
     "refuses_trailers": "checksums in requests",
 }
 _OVER_HTTPS = ("refuses_trailers", "loses_chunked_bodies")  # over http, checksums travel in headers
-_QUICK = {"ignores_create_only", "lists_in_small_pages", "loses_chunked_bodies"}
+_QUICK = {"ignores_create_only", "loses_chunked_bodies"}
 _USABLE = [
     pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow)
     for name in sorted(set(gateways.GATEWAYS) - set(_UNUSABLE) - {"is_read_only"})
