@@ -99,7 +99,7 @@ class Judge:
         gone = sorted(key for key in self._needed if key not in self._contents.sizes and self._is_expendable(key))
         for study, keys in groupby(gone, lambda key: key.partition("/trials/")[0]):
             num_gone = len(list(keys))
-            detail = f"{num_gone} trial checkpoints of a finished study are not kept: those trials cannot go on"
+            detail = f"{num_gone} trial checkpoints of a finished study are not kept: a larger budget trains those trials again"
             yield Problem(kind="expired", key=f"{study}/trials/", detail=detail, num_objects=num_gone)
 
     def _gaps(self) -> Iterator[Problem]:

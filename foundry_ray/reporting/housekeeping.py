@@ -91,5 +91,9 @@ def imported_line(imported: Imported) -> str:
     """What was read, and what stays behind."""
     was = f"{imported.num_new} of {imported.num_objects} objects are new" if imported.num_new else "everything was there already"
     name = imported.model.partition(":")[0]
-    model = f" Its model is {imported.model} here; `foundry models promote {imported.model}` points {name}@champion at it." if imported.model else ""
+    model = (
+        f" Its model is {imported.model} here; `foundry models promote {imported.model}` points {name}@champion at it, if its report passed."
+        if imported.model
+        else ""
+    )
     return f"Imported {imported.run_id}: {was}.{model}"

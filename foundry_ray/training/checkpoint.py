@@ -9,12 +9,12 @@ Decides: the layout, what counts as committed, what is deleted. Leaves to others
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from foundry_ray.artifacts.manifests import BlobInfo, get_json, put_json
+from foundry_ray.artifacts.blobs import BlobInfo, describe
+from foundry_ray.artifacts.manifests import get_json, put_json
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.types import FORMAT_VERSION, Json, from_json, to_json
@@ -53,7 +53,7 @@ def put_part(store: ArtifactStore, stage_key: str, epoch: int, rank: int, files:
     for name, source in files.items():
         path = f"{_rank(rank)}/{name}"
         store.put(_folder(stage_key, epoch) + path, source)
-        blobs[path] = _describe(source)
+        blobs[path] = describe(source)
     put_json(store, f"{_folder(stage_key, epoch)}{_rank(rank)}.json", to_json(_Part(files=blobs)))
 
 
@@ -86,7 +86,7 @@ def read(store: ArtifactStore, checkpoint: Checkpoint, name: str, *, rank: int =
     if path not in checkpoint.files:
         raise ArtifactNotFound(f"{key} is not part of its checkpoint.", hint="train again: `--fresh STAGE`.", key=key)
     data = store.get(key)
-    _verify(key, checkpoint.files[path], _describe(data))
+    _verify(key, checkpoint.files[path], describe(data).sha256)
     return data
 
 
@@ -99,8 +99,7 @@ def fetch(store: ArtifactStore, checkpoint: Checkpoint, directory: Path, *, rank
             target = directory / name
             target.parent.mkdir(parents=True, exist_ok=True)
             key = _folder(checkpoint.stage_key, checkpoint.epoch) + path
-            store.download(key, target)
-            _verify(key, blob, _describe(target))
+            _verify(key, blob, store.download(key, target))
 
 
 def keep(store: ArtifactStore, stage_key: str, epochs: Collection[int]) -> None:
@@ -125,16 +124,7 @@ def _rank(rank: int) -> str:
     return f"rank-{rank:05d}"
 
 
-def _describe(source: bytes | Path) -> BlobInfo:
-    if isinstance(source, bytes):
-        return BlobInfo(sha256=hashlib.sha256(source).hexdigest(), size_bytes=len(source))
-    with source.open("rb") as stream:
-        return BlobInfo(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), size_bytes=source.stat().st_size)
-
-
-def _verify(key: str, expected: BlobInfo, actual: BlobInfo) -> None:
-    if actual != expected:
-        message = f"{key} has sha256 {actual.sha256[:12]}, wanted {expected.sha256[:12]}."
-        raise ArtifactCorrupt(
-            message, hint="an older checkpoint is used where there is one.", key=key, expected=expected.sha256, actual=actual.sha256
-        )
+def _verify(key: str, expected: BlobInfo, actual: str) -> None:
+    if actual != expected.sha256:
+        message = f"{key} has sha256 {actual[:12]}, wanted {expected.sha256[:12]}."
+        raise ArtifactCorrupt(message, hint="an older checkpoint is used where there is one.", key=key, expected=expected.sha256, actual=actual)
