@@ -122,6 +122,8 @@ def _document_bytes(store: ArtifactStore, key: str, stored_key: str) -> bytes:
         files = value["files"]
         assert isinstance(files, dict)
         return canonical_bytes({**value, "files": {name: _what(file) for name, file in files.items()}})
+    if key.startswith("registry/") and isinstance(value, dict) and "after_move" in value:
+        value = {**value, "after_move": None}  # its place in a history of the champion that stays behind
     return canonical_bytes(renamed(value, plain))
 
 
