@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from foundry_ray.artifacts import manifests, open_store
 from foundry_ray.assets import find
 from foundry_ray.clock import SystemClock
-from foundry_ray.config import LimitsConfig, ServeConfig, Settings
+from foundry_ray.config import LimitsConfig, ServeConfig, Settings, StoreConfig
 from foundry_ray.errors import ArtifactCorrupt, ReplicaUnhealthy, ServingError
 from foundry_ray.runtime.session import Session
 from foundry_ray.serving import Client, delete, deploy, endpoints, query
@@ -69,6 +69,7 @@ class _Shop:
             config or ServeConfig(port=0, slo={"p95_ms": 5000}),
             limits=LimitsConfig(deploy_timeout_s=timeout_s),
             store=self.store,
+            store_config=StoreConfig(uri=self.store.uri),
             settings=self.settings,
             session=NO_SESSION,
             clock=SystemClock(),
