@@ -10,7 +10,7 @@ import importlib
 import sys
 
 _QUICK = ("startup",)
-_LONG = ("mnist_quality", "clean_clone", "store_throughput")
+_LONG = ("mnist_quality", "clean_clone", "store_throughput", "store_scale")
 
 
 def main() -> None:

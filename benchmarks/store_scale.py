@@ -66,7 +66,7 @@ def main() -> None:
     """Fill a small and a large store, measure both in turn, write the claims."""
     options = argparse.ArgumentParser()
     options.add_argument("--num", type=int, default=100_000)
-    num = options.parse_args().num
+    num = options.parse_known_args()[0].num  # beside other benchmarks the arguments are theirs
     with _served(num) as (small, large):
         for settings, size in ((small, _PER_RUN), (large, num)):
             _fill(open_store("embedded", settings=settings), size)
