@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import tempfile
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def served(request: pytest.FixtureRequest, home: Settings, tmp_path: Path) -> tu
         return open_store((tmp_path / "store").as_uri(), settings=home), b"there is none"
     if request.param == "embedded":
         store = open_store("embedded", settings=home)
-        return store, embedded._read_secrets(home.home / "store").secret_key.encode()  # type: ignore[union-attr]
+        return store, json.loads((home.home / "store" / "state.json").read_text())["secret_key"].encode()
     account: Account = request.getfixturevalue("account")
     return account.open(account.config(f"http://127.0.0.1:{account.port}")), b"hidden-secret"
 
