@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class Upload:
         self._key = key
         self._is_copy = is_copy
         self._on_lost = on_lost
-        self._file = tempfile.NamedTemporaryFile(prefix="foundry-upload-")  # noqa: SIM115  # `close` closes it
+        self._file = tempfile.NamedTemporaryFile(prefix="foundry-upload-")  # noqa: SIM115  # `_drop` closes it
+        self._drop = weakref.finalize(self, self._file.close)  # also where Arrow forgets the stream in a cycle, file first
         self._num_bytes = 0
         self._num_put: int | None = None
         self.closed = False
@@ -68,7 +70,7 @@ class Upload:
                 self._on_lost(error)
             raise
         finally:
-            self._file.close()
+            self._drop()
 
     def _put(self) -> None:
         self._file.flush()

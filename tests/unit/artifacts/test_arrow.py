@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_ray.artifacts._arrow_names import key_of, path_of
+from foundry_ray.artifacts._arrow_streams import Upload
 from foundry_ray.artifacts.arrow import arrow_filesystem
 from foundry_ray.artifacts.keys import check_key
 from foundry_ray.artifacts.local import LocalStore
@@ -235,3 +236,14 @@ def test_appending_is_refused_with_the_reason(view: Any) -> None:
 def test_views_of_one_store_are_equal(store: MemoryStore) -> None:
     assert arrow_filesystem(store) == arrow_filesystem(store)
     assert "memory://" in repr(arrow_filesystem(store).handler)
+
+
+def test_an_upload_that_is_dropped_in_a_cycle_closes_its_file(store: MemoryStore) -> None:
+    upload = Upload(store, "a", is_copy=False, on_lost=print)
+    upload.write(b"1")
+    path = Path(upload._file.name)
+    upload.itself = upload  # type: ignore[attr-defined]
+    del upload
+    gc.collect()  # a file that is collected open is a ResourceWarning, and so an error
+    assert not path.exists()
+    assert store.objects == {}
