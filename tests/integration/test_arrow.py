@@ -87,6 +87,7 @@ def _report_once(config: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # Ray warns about its own defaults
+@pytest.mark.parametrize("served", ["embedded", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("moto", "file"))], indirect=True)
 def test_two_workers_of_ray_train_keep_a_checkpoint_through_the_view(served: tuple[ArtifactStore, bytes], tmp_path: Path) -> None:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
