@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 
-from foundry_ray.artifacts import s3
+from foundry_ray.artifacts import embedded, s3
 from foundry_ray.config import Settings
 from foundry_ray.testing.accounts import Account
 from foundry_ray.testing.served import Served, served
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Settings]:
+    """A FOUNDRY_HOME with a running embedded store."""
+    with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as folder:
+        settings = Settings(home=Path(folder), store_retry_s=20.0)
+        yield settings
+        embedded.stop(settings)
 
 
 @pytest.fixture(scope="session")

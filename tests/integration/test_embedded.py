@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -25,14 +24,6 @@ from foundry_ray.protocols import ArtifactStore
 
 MASTER, VOLUME, FILER, ADMIN = range(1, 5)  # above the S3 port
 GRPC = 10_000
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Settings]:
-    with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as folder:
-        settings = Settings(home=Path(folder), store_retry_s=20.0)
-        yield settings
-        embedded.stop(settings)
 
 
 @pytest.fixture(scope="module")

@@ -27,15 +27,6 @@ from foundry_ray.testing.store_contract import StoreContract
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Settings]:
-    """A FOUNDRY_HOME with a running embedded store."""
-    with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as folder:
-        settings = Settings(home=Path(folder), store_retry_s=20.0)
-        yield settings
-        embedded.stop(settings)
-
-
-@pytest.fixture(scope="module")
 def embedded_store(home: Settings) -> ArtifactStore:
     return open_store("embedded", settings=home)
 
