@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from foundry_ray.types import ImageSchema, Json, LatencyResult, Scalar
 
@@ -134,8 +134,33 @@ class Compressor(Protocol):
         """Change the model before its first training step; identity for a step that acts later (quantize, distil)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment:
+    """A live piece of the training state that this rank holds: write into `tensor`, and the state is changed.
+
+    Attributes:
+        slot: What it is of: "weights" (the fp32 ones), the optimizer's own names ("mean", "variance", "momentum", ...), "average".
+        name: The parameter, as in `model.named_parameters()`.
+        start: Its first element in the flattened tensor.
+        total: Elements of that whole tensor; a parameter's own number, except for state of another shape (Adafactor's rows and columns).
+        tensor: One dimension, fp32, contiguous.
+        is_replicated: Every rank holds the same piece; one of them saves it.
+    """
+
+    slot: str
+    name: str
+    start: int
+    total: int
+    tensor: Tensor
+    is_replicated: bool = False
+
+
 class Engine(Protocol):
-    """Who owns the weights, the optimizer and the precision while the loop runs."""
+    """Who owns the weights, the optimizer and the precision while the loop runs. Methods marked (c) are collective: all ranks call them.
+
+    A step is `forward`, the loss and `backward` once per micro-batch, then `step`. A batch's inputs are one tensor whose first dimension
+    is the sample.
+    """
 
     model: nn.Module
     device: str
@@ -144,31 +169,37 @@ class Engine(Protocol):
 
     @property
     def grad_norm(self) -> float:
-        """Norm of the last step's gradient over all ranks, before clipping."""
+        """Norm of the last step's gradient over all ranks, before clipping; not a number where it is not known."""
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, C) in fp32 of float images, for training."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(c) Outputs in fp32, for training, computed in the resolved precision."""
 
-    def snapshot(self) -> nn.Module:
-        """A plain copy of the model with the weights as they are now; a collective where they are sharded."""
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """(c) Outputs in fp32 in eval mode without gradients; in fp32 throughout where the weights are."""
 
-    def step(self, loss: Tensor) -> None:
-        """Backward pass and, at an accumulation border, one optimizer step."""
+    def backward(self, loss: Tensor) -> None:
+        """(c) Add the gradient of one micro-batch's mean loss, divided by the number of micro-batches of a step."""
 
-    def set_lr(self, lr: float) -> None:
-        """The learning rate of the next step."""
+    def step(self, lr: float) -> bool:
+        """(c) Clip, change the weights, forget the gradient. False where fp16 overflowed, and the weights stayed as they were."""
 
-    def reduce_sum(self, values: Sequence[float]) -> Sequence[float]:
-        """Element-wise sum over all ranks."""
+    def reduce(self, values: Sequence[float], *, mode: Literal["sum", "max"] = "sum") -> Sequence[float]:
+        """(c) Element-wise sum or maximum over all ranks, in float64."""
 
     def sync_buffers(self) -> None:
-        """Average floating-point buffers (batch-norm statistics) over all ranks."""
+        """(c) Average floating-point buffers (batch-norm statistics) over all ranks."""
 
-    def save(self, directory: Path) -> None:
-        """Write this rank's part of a resumable checkpoint."""
+    def fragments(self) -> Sequence[Fragment]:
+        """What this rank holds of weights and optimizer state, in an order that stays. Cheap: views and not copies."""
 
-    def load(self, directory: Path) -> None:
-        """Restore from the parts that `save` wrote on all ranks."""
+    def refresh(self) -> None:
+        """(c) Fragments were written to: bring what is computed with in line."""
+
+    def scalars(self) -> Mapping[str, float]:
+        """State that is not a tensor and is equal on all ranks: steps taken, the loss scale."""
+
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Restore what `scalars` gave; names that this engine does not know are ignored."""
 
 
 class Reporter(Protocol):

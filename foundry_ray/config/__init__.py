@@ -11,11 +11,9 @@ from foundry_ray.config.sections import (
     BudgetConfig,
     CleanConfig,
     DataConfig,
-    DeepSpeedConfig,
     GatesConfig,
     LatencyConfig,
     LimitsConfig,
-    ModelConfig,
     ObjectiveConfig,
     PipelineConfig,
     SchedulerConfig,
@@ -24,21 +22,33 @@ from foundry_ray.config.sections import (
     SloConfig,
     SplitConfig,
     StudentConfig,
+)
+from foundry_ray.config.store import RetentionConfig, StoreConfig, StoreField
+from foundry_ray.config.training import (
+    IMPORT,
+    CheckpointConfig,
+    DeepSpeedConfig,
+    LossScaleConfig,
+    ModelConfig,
+    OffloadConfig,
     TeacherConfig,
     TrainConfig,
 )
-from foundry_ray.config.store import RetentionConfig, StoreConfig, StoreField
 
 __all__ = [
+    "IMPORT",
     "BudgetConfig",
+    "CheckpointConfig",
     "CleanConfig",
     "DataConfig",
     "DeepSpeedConfig",
     "GatesConfig",
     "LatencyConfig",
     "LimitsConfig",
+    "LossScaleConfig",
     "ModelConfig",
     "ObjectiveConfig",
+    "OffloadConfig",
     "PipelineConfig",
     "RetentionConfig",
     "SchedulerConfig",

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from foundry_ray.config.section import Section
 from foundry_ray.config.store import StoreConfig, StoreField
+from foundry_ray.config.training import Precision, Schedule, TeacherConfig
 
 Scale = Literal["smoke", "small", "full"]
 _EXECUTION: JsonDict = {"execution": True}
@@ -41,49 +42,6 @@ class DataConfig(Section):
     split: SplitConfig = Field(SplitConfig(), description="Rows per split.")
     clean: CleanConfig = Field(CleanConfig(), description="Cleaning before the split.")
     augment: tuple[Literal["shift", "rotate", "flip"], ...] = Field((), description="Random changes of training images only.")
-
-
-class ModelConfig(Section):
-    """A model of a registered family, sized by numbers."""
-
-    family: str = Field("resnet", description="A registered model family.")
-    width: int = Field(32, ge=2, le=1024, description="Channels of the first stage.")
-    depth: int = Field(2, ge=1, le=32, description="Blocks per stage.")
-
-
-class TrainConfig(Section):
-    """One training job."""
-
-    epochs: int = Field(12, ge=1, le=10_000, description="Passes over the training split.")
-    batch_size: int = Field(128, ge=1, description="Samples per optimizer step over all workers.")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Update rule.")
-    lr: float = Field(2e-3, gt=0, le=10, description="Peak learning rate.")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay.")
-    schedule: Literal["one_cycle", "cosine", "constant"] = Field("one_cycle", description="Learning rate over the steps.")
-    warmup_ratio: float = Field(0.15, ge=0, lt=1, description="Share of the steps that the learning rate rises.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device computes it natively, else fp32.")
-    grad_clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 switches clipping off.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights that are evaluated and kept; 0: off.")
-
-
-class DeepSpeedConfig(Section):
-    """What DeepSpeed does with the optimizer's state."""
-
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="ZeRO stage (arXiv 1910.02054).", json_schema_extra=_EXECUTION)
-
-
-class TeacherConfig(Section):
-    """The large model that the student learns from."""
-
-    model: ModelConfig = Field(ModelConfig(), description="Its architecture.")
-    train: TrainConfig = Field(TrainConfig(), description="How it is trained.")
-    workers: int = Field(2, ge=1, le=4096, description="Ray Train workers; the global batch stays the same.", json_schema_extra=_EXECUTION)
-    use_gpu: Literal["auto", True, False] = Field(
-        "auto", description="auto: one GPU per worker where there are enough.", json_schema_extra=_EXECUTION
-    )
-    deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="DeepSpeed settings.")
-    max_failures: int = Field(3, ge=0, le=100, description="Worker deaths that a run survives.", json_schema_extra=_EXECUTION)
 
 
 class SchedulerConfig(Section):
@@ -151,11 +109,11 @@ class StudentConfig(Section):
 
     epochs: int = Field(30, ge=1, le=10_000, description="Full budget; the schedule spans it, rungs are points on the way.")
     batch_size: int = Field(64, ge=1, description="Samples per step.")
-    schedule: Literal["one_cycle", "cosine", "constant"] = Field("cosine", description="Learning rate over the full budget.")
+    schedule: Schedule = Field("cosine", description="Learning rate over the full budget.")
     warmup_ratio: float = Field(
         0.03, ge=0, lt=1, description="Share of the steps that the learning rate rises; short, so that the first rung sees it at its peak."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="As for the teacher.")
+    precision: Precision = Field("auto", description="As for the teacher.")
     ema_decay: float = Field(0.95, ge=0, lt=1, description="Averaged weights are what rungs judge, so that an unfinished schedule is judged fairly.")
     target_views: int = Field(8, ge=1, le=256, description="Fixed augmented views per sample whose teacher logits are cached.")
     calibration_rows: int = Field(256, ge=1, description="Training rows that set the int8 ranges.")
