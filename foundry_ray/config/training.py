@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 from pydantic.config import JsonDict
 
 from foundry_ray.config.section import Section
-from foundry_ray.types import Json
 
 _EXECUTION: JsonDict = {"execution": True}
 IMPORT = "import:"
@@ -29,7 +28,7 @@ class ModelConfig(Section):
     family: str = Field("resnet", description="A registered model family, or import:package.module:factory.")
     width: int = Field(32, ge=2, le=1024, description="Channels of the first stage.")
     depth: int = Field(2, ge=1, le=32, description="Blocks per stage.")
-    params: Mapping[str, Json] = Field({}, description="Keyword arguments of an imported factory.")
+    params: Mapping[str, JsonValue] = Field({}, description="Keyword arguments of an imported factory.")
 
 
 class TrainConfig(Section):
@@ -110,7 +109,7 @@ class DeepSpeedConfig(Section):
         None, ge=0, description="Parameters below this many elements stay whole under ZeRO 3.", json_schema_extra=_EXECUTION
     )
     max_live_parameters: int | None = Field(None, ge=1, description="Most elements that ZeRO 3 holds whole.", json_schema_extra=_EXECUTION)
-    extra: Mapping[str, Json] = Field(
+    extra: Mapping[str, JsonValue] = Field(
         {}, description="Further keys of DeepSpeed's own configuration, passed on as they are.", json_schema_extra=_EXECUTION
     )
 
