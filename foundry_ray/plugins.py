@@ -1,4 +1,4 @@
-"""How a name becomes an implementation: built-in names, names registered in code, names from entry points.
+"""How a name becomes an implementation: built-in names, names registered in code, names from entry points, and a user's own by import.
 
 Decides: that a name means one thing (a duplicate is refused), and that a built-in's module is imported only when it is asked for.
 Leaves to others: what the implementations are.
@@ -6,15 +6,21 @@ Leaves to others: what the implementations are.
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from foundry_ray.errors import ConfigError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[[], object])
+
+IMPORT = "import:"
+"""What stands before the name of something of the user's own: `import:package.module:name`."""
 
 
 class Plugins(Generic[T]):
@@ -65,3 +71,54 @@ class Plugins(Generic[T]):
             factory = entry.load()
             if name not in self._factories:
                 self.register(name)(factory)
+
+
+def load_import(text: str, *, what: str) -> Callable[..., object]:
+    """What `import:package.module:name` names, something that can be called. Imports the module, which is the user's own code.
+
+    Args:
+        text: The value as it stands in the configuration.
+        what: The key that it stands at, for messages ("teacher.train.optimizer").
+
+    Raises:
+        ConfigError: It has another form, there is no such module or name, the module fails while it is imported (the message holds the
+            place and the last line of its traceback), or what is there cannot be called.
+    """
+    module_name, _, name = text.removeprefix(IMPORT).partition(":")
+    if not text.startswith(IMPORT) or not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
+        raise ConfigError(f"{what} is {text!r}, wanted import:package.module:name.", hint="write the module's dotted name, a colon, the function.")
+    found: object = _import(module_name, f"{what} is {text!r}")
+    for part in name.split("."):
+        found = _attribute(found, part, f"{what} is {text!r}")
+    if not callable(found):
+        raise ConfigError(f"{what} is {text!r}, which is a {type(found).__name__}, wanted something to call.", hint="name a function or a class.")
+    return found
+
+
+def _import(module_name: str, got: str) -> ModuleType:
+    """The module. A user's module may raise anything, so all of it is caught and told."""
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise _failed(error, module_name, got) from error
+        hint = "install the package, or put the folder that holds it on PYTHONPATH."
+        raise ConfigError(f"{got}, but there is no module {error.name!r}, wanted one that can be imported.", hint=hint) from error
+    except Exception as error:
+        raise _failed(error, module_name, got) from error
+
+
+def _failed(error: Exception, module_name: str, got: str) -> ConfigError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else f"{frame.filename}:{frame.lineno}"
+    last_line = traceback.format_exception_only(error)[-1].strip()
+    message = f"{got}, but importing it fails at {place} with {last_line}, wanted a module that imports."
+    return ConfigError(message, hint=f"mend it until `python -c 'import {module_name}'` works.")
+
+
+def _attribute(owner: object, name: str, got: str) -> object:
+    if hasattr(owner, name):
+        return getattr(owner, name)
+    near = difflib.get_close_matches(name, [one for one in dir(owner) if not one.startswith("_")], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "correct the name after the colon."
+    raise ConfigError(f"{got}, but {getattr(owner, '__name__', owner)!r} has no {name!r}, wanted a name that it defines.", hint=hint)

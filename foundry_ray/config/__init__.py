@@ -25,7 +25,6 @@ from foundry_ray.config.sections import (
 )
 from foundry_ray.config.store import RetentionConfig, StoreConfig, StoreField
 from foundry_ray.config.training import (
-    IMPORT,
     CheckpointConfig,
     DeepSpeedConfig,
     LossScaleConfig,
@@ -34,6 +33,7 @@ from foundry_ray.config.training import (
     TeacherConfig,
     TrainConfig,
 )
+from foundry_ray.plugins import IMPORT
 
 __all__ = [
     "IMPORT",

@@ -15,8 +15,6 @@ from pydantic.config import JsonDict
 from foundry_ray.config.section import Section
 
 _EXECUTION: JsonDict = {"execution": True}
-IMPORT = "import:"
-"""What stands before the name of something of the user's own: `import:package.module:name`."""
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Schedule = Literal["one_cycle", "cosine", "linear", "plateau", "constant"]
