@@ -26,6 +26,9 @@ VAL_LOSS = "val_loss"
 LR = "lr"
 GRAD_NORM = "grad_norm"
 SAMPLES_PER_S = "samples_per_s"
+TOKENS_PER_S = "tokens_per_s"
+MFU = "mfu"
+MEMORY_BYTES = "memory_bytes"
 EPOCH_S = "epoch_s"
 LATENCY_P50_MS = "latency_p50_ms"
 LATENCY_P95_MS = "latency_p95_ms"
@@ -34,6 +37,7 @@ NUM_PARAMS = "num_params"
 NUM_MACS = "num_macs"
 
 _SHOWN = {ACCURACY: "accuracy {:.4f}", LOSS: "loss {:.3f}", VAL_LOSS: "val loss {:.3f}", SAMPLES_PER_S: "{:,.0f} samples/s"}
+_LIVE = {LOSS: "loss {:.3f}", SAMPLES_PER_S: "{:,.0f} samples/s", MFU: "MFU {:.1%}"}
 _NAME_WIDTH = 10
 _BAR_WIDTH = 18
 _BESIDE_NOTE = 57  # columns that the rest of a bar's line takes
@@ -71,12 +75,14 @@ class _Stage:
     began_s: float
     note: str = ""
     metrics: str = ""
+    live: str = ""
     done: float = 0.0
     total: float = 0.0
     phase_began_s: float = 0.0
     phase_first: float = 0.0
     is_implicit: bool = False
     said_s: float = field(default=float("-inf"))
+    next_point_s: float = field(default=float("-inf"))
 
     def advance(self, done: float, total: float, note: str, now_s: float) -> None:
         if done < self.done or total != self.total:
@@ -93,7 +99,7 @@ class _Stage:
 
     @property
     def text(self) -> str:
-        return " · ".join(part for part in (self.note, self.metrics) if part)
+        return " · ".join(part for part in (self.note, self.live, self.metrics) if part)
 
 
 class _Display(Protocol):
@@ -167,6 +173,17 @@ class ConsoleReporter:
             self._update(stage)
             if stage.is_implicit and done >= total:
                 self._end(stage, "done")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """The last second of a running epoch: it stands beside the bar until the next one, and every few seconds in the log."""
+        with self._lock:
+            stage = self._current()
+            stage.live = " · ".join(form.format(values[name]) for name, form in _LIVE.items() if name in values)
+            now_s = self._clock.monotonic_s()
+            if now_s >= stage.next_point_s:
+                stage.next_point_s = now_s + _LINE_EVERY_S
+                self.event("metrics", stage=stage.name, step=step, metrics={name: _finite(value) for name, value in values.items()})
+            self._update(stage)
 
     def warn(self, message: str) -> None:
         """Show a warning, once however often it comes, and keep it."""

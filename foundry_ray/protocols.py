@@ -211,6 +211,9 @@ class Reporter(Protocol):
     def progress(self, done: float, total: float, note: str = "") -> None:
         """How far it is, in any unit."""
 
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """While an epoch runs: loss, lr, grad_norm, samples_per_s, mfu, memory_bytes, ... of the last second or so, after `step` steps."""
+
     def warn(self, message: str) -> None:
         """Something was skipped, replaced or doubted: shown, and kept in the RunRecord."""
 

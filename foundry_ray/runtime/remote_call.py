@@ -25,7 +25,7 @@ _MIN_PROGRESS_GAP_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Event:
-    kind: Literal["started", "report", "progress", "warn", "result", "error"]
+    kind: Literal["started", "report", "progress", "metrics", "warn", "result", "error"]
     payload: object = None
 
 
@@ -44,6 +44,9 @@ class _StreamReporter:
         if done >= total or now_s - self._last_s >= _MIN_PROGRESS_GAP_S:
             self._last_s = now_s
             self._events.put(_Event(kind="progress", payload=(done, total, note)))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._events.put(_Event(kind="metrics", payload=(step, dict(values))))
 
     def warn(self, message: str) -> None:
         self._events.put(_Event(kind="warn", payload=message))
@@ -91,6 +94,9 @@ def _show(event: _Event, reporter: Reporter) -> None:
     elif event.kind == "progress":
         done, total, note = cast("tuple[float, float, str]", event.payload)
         reporter.progress(done, total, note)
+    elif event.kind == "metrics":
+        step, values = cast("tuple[int, Mapping[str, float]]", event.payload)
+        reporter.metrics(step, values)
     elif event.kind == "warn":
         reporter.warn(cast(str, event.payload))
 

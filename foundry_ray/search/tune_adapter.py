@@ -296,6 +296,9 @@ class _Warnings:
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Epochs are events already."""
 
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Epochs are events already."""
+
     def warn(self, message: str) -> None:
         """Keep a message for the driver."""
         self._messages.append(message)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 
 class RecordingReporter:
-    """Keeps reports, progress and warnings in lists. Picklable, so that it crosses actors (as a copy)."""
+    """Keeps reports, progress, points and warnings in lists. Picklable, so that it crosses actors (as a copy)."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[int, dict[str, float]]] = []
         self.progresses: list[tuple[float, float, str]] = []
+        self.points: list[tuple[int, dict[str, float]]] = []
         self.warnings: list[str] = []
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -18,6 +19,9 @@ class RecordingReporter:
 
     def progress(self, done: float, total: float, note: str = "") -> None:
         self.progresses.append((done, total, note))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.points.append((step, dict(values)))
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

@@ -7,9 +7,10 @@ It needs no actor, no port and no place in Ray; a lost update is replaced by the
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from foundry_ray.artifacts.manifests import get_json, put_json
 from foundry_ray.errors import Preempted, StoreError
@@ -17,6 +18,16 @@ from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.types import FORMAT_VERSION, from_json, to_json
 
 _WRITE_EVERY_S = 1.0
+_POINTS = 30
+"""Points kept in the object, about one a second: a driver that looks away for so long misses none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Metrics of a moment inside an epoch, after `step` optimizer steps."""
+
+    step: int
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +40,7 @@ class Progress:
     note: str = ""
     warnings: tuple[str, ...] = ()
     curve: tuple[Mapping[str, float], ...] = ()
+    points: tuple[Point, ...] = ()
     format_version: int = FORMAT_VERSION
 
 
@@ -43,6 +55,7 @@ class StoreReporter:
         self._bar = (0.0, 0.0, "")
         self._warnings: list[str] = []
         self._curve: tuple[Mapping[str, float], ...] = ()
+        self._points: deque[Point] = deque(maxlen=_POINTS)
         self._next_s = -math.inf
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -71,6 +84,10 @@ class StoreReporter:
             self._store.delete(key)
             raise Preempted("the driver has left, so its workers stop.", hint="run the same command: it goes on from the last checkpoint.")
 
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Told with the next progress."""
+        self._points.append(Point(step=step, values={name: value for name, value in values.items() if math.isfinite(value)}))
+
     def warn(self, message: str) -> None:
         """Told at once."""
         self._warnings.append(message)
@@ -82,6 +99,7 @@ class StoreReporter:
         self._next_s = self._clock.monotonic_s() + _WRITE_EVERY_S
         done, total, note = self._bar
         said = Progress(attempt=self._attempt, done=done, total=total, note=note, warnings=tuple(self._warnings), curve=self._curve)
+        said = replace(said, points=tuple(self._points))
         try:
             put_json(self._store, self._key, to_json(said))
         except StoreError:
@@ -97,6 +115,7 @@ class Listener:
         self._reporter = reporter
         self._num_told = num_known
         self._num_warned: dict[str, int] = {}
+        self._last_step = 0
 
     def listen(self, attempt: str) -> None:
         """Read once, and tell what the attempt said since."""
@@ -110,8 +129,16 @@ class Listener:
             self._reporter.warn(message)
         self._num_warned[attempt] = len(said.warnings)
         self.tell(said.curve)
+        self._point(said.points)
         if said.total:
             self._reporter.progress(said.done, said.total, said.note)
+
+    def _point(self, points: Sequence[Point]) -> None:
+        """Pass on what is new. After a resume, steps that are made again were told before."""
+        for point in points:
+            if point.step > self._last_step:
+                self._last_step = point.step
+                self._reporter.metrics(point.step, point.values)
 
     def stop(self, attempt: str) -> None:
         """Ask the attempt's workers to stop, which they do within about a second. Where nobody hears it, they end with the session."""
