@@ -18,7 +18,7 @@ from foundry_ray import keys
 from foundry_ray.config import PipelineConfig, ServeConfig, StoreConfig, validate
 from foundry_ray.context import Context, open_context
 from foundry_ray.runlog import find_run, new_run_id
-from foundry_ray.stages import StageRunner, library_versions, utc
+from foundry_ray.stages import AsFarAsAsked, StageRunner, library_versions, utc
 from foundry_ray.types import (
     DatasetRef,
     Endpoint,
@@ -30,6 +30,7 @@ from foundry_ray.types import (
     RunStatus,
     StudyResult,
     Trial,
+    from_json,
     to_json,
 )
 
@@ -45,12 +46,19 @@ class Pipeline:
     context: Context
 
     def run(
-        self, *, fresh: Collection[str] = (), again: RunRecord | None = None, source: str = "", on_start: Callable[[str], None] = lambda run_id: None
+        self,
+        *,
+        fresh: Collection[str] = (),
+        until: str | None = None,
+        again: RunRecord | None = None,
+        source: str = "",
+        on_start: Callable[[str], None] = lambda run_id: None,
     ) -> RunRecord:
         """Do what is not done yet, and say what came of it.
 
         Args:
             fresh: Stages to do again although their result exists.
+            until: The last stage to do; `foundry resume` goes on with the others.
             again: The record of the run to resume; None starts a new one.
             source: Where the configuration came from, for the record.
             on_start: Told the run's id before the first stage.
@@ -58,10 +66,12 @@ class Pipeline:
         Returns:
             The closed record: DONE, or REJECTED where a gate said no.
         """
-        stages = StageRunner(self.context, again or self._new_record(source), fresh=fresh)
+        stages = StageRunner(self.context, again or self._new_record(source), fresh=fresh, until=until)
         on_start(stages.record.run_id)
         try:
             return stages.finish(RunStatus.DONE if self._story(stages) else RunStatus.REJECTED)
+        except AsFarAsAsked:
+            return stages.finish(_verdict(stages.record))
         except BaseException as error:
             stages.fail(error)
             raise
@@ -249,6 +259,14 @@ def predict(model: str, source: Path, *, context: Context | None = None) -> tupl
 
     with _surroundings(context) as around:
         return endpoints.predict(model, source, context=around)
+
+
+def _verdict(record: RunRecord) -> RunStatus:
+    """Of a run that ended early: what the gates said, if it came to them."""
+    evaluated = record.stage("evaluation")
+    if evaluated is None or evaluated.outputs is None:
+        return RunStatus.DONE
+    return RunStatus.DONE if from_json(EvaluationReport, evaluated.outputs, what="report").passed else RunStatus.REJECTED
 
 
 @contextmanager

@@ -36,12 +36,12 @@ def _require(key: str, name: str, known: Collection[str]) -> None:
         raise OutOfRange(message, hint=f"name one of these under `{key}`.", key=key, value=name)
 
 
-def check_stages(names: Collection[str]) -> None:
-    """Refuse `--fresh` of a stage that does not exist."""
+def check_stages(names: Collection[str], *, option: str = "--fresh") -> None:
+    """Refuse an option that names a stage that does not exist."""
     keyed = [name for name in STAGES if name != "serving"]
     unknown = sorted(set(names) - set(keyed))
     if unknown:
-        raise ConfigError(f"--fresh got {unknown[0]!r}, wanted one of {', '.join(keyed)}.", hint="name a stage; serving is reconciled at every run.")
+        raise ConfigError(f"{option} got {unknown[0]!r}, wanted one of {', '.join(keyed)}.", hint="name a stage; serving is reconciled at every run.")
 
 
 @contextmanager

@@ -35,6 +35,7 @@ T = TypeVar("T")
 _RECORDED = ("foundry-ray", "ray", "deepspeed", "torch", "optuna", "onnx", "onnxruntime", "numpy", "torch-pruning")
 STAGES = ("data", "teacher", "search", "student", "evaluation", "registry", "serving")
 PROGRESS_PREFIXES = ("checkpoints", "studies")
+_LATER = "not asked for yet; `foundry resume` does it"
 
 
 def library_versions() -> dict[str, str]:
@@ -48,12 +49,22 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-class StageRunner:
-    """Runs the stages of one run, and keeps its record in the store true after every change."""
+class AsFarAsAsked(Exception):
+    """The stage that was named as the last one is done: no failure, but the story ends there."""
 
-    def __init__(self, context: Context, record: RunRecord, *, fresh: Collection[str] = ()) -> None:
+
+class StageRunner:
+    """Runs the stages of one run, and keeps its record in the store true after every change.
+
+    Args:
+        fresh: Stages to do again although their result exists.
+        until: The last stage to do; all of them where None.
+    """
+
+    def __init__(self, context: Context, record: RunRecord, *, fresh: Collection[str] = (), until: str | None = None) -> None:
         self._context = context
         self._fresh = set(fresh)
+        self._until = until
         self.record = record
 
     def do(self, name: str, key: str, work: Callable[[], T], kind: type[T], *, progress_key: str | None = None) -> T:
@@ -65,7 +76,16 @@ class StageRunner:
             work: Does the stage.
             kind: The type of its output.
             progress_key: Under what partial work is kept, where that is not `key`.
+
+        Raises:
+            AsFarAsAsked: It is done, and was the last one to do.
         """
+        output = self._output(name, key, work, kind, progress_key)
+        if name == self._until:
+            raise AsFarAsAsked(name)
+        return output
+
+    def _output(self, name: str, key: str, work: Callable[[], T], kind: type[T], progress_key: str | None) -> T:
         store = self._context.store
         is_fresh = name in self._fresh
         self._lay_claim(name, key, progress_key or "")
@@ -165,8 +185,12 @@ class StageRunner:
         save_run(self._context.store, self.record)
 
     def finish(self, status: RunStatus) -> RunRecord:
-        """Close the record."""
-        self.record = replace(self.record, status=status, ended_at=self._time(), warnings=self._context.reporter.warnings)
+        """Close the record. Where it was to end early, the stages that it has not come to are pending."""
+        reached = tuple(stage for stage in self.record.stages if stage.key or stage.status is not StageStatus.PENDING)
+        later = [name for name in STAGES if self._until is not None and name not in {stage.name for stage in reached}]
+        pending = (StageRecord(name=name, key="", reason=_LATER) for name in later)
+        warnings = self._context.reporter.warnings
+        self.record = replace(self.record, status=status, stages=(*reached, *pending), ended_at=self._time(), warnings=warnings)
         save_run(self._context.store, self.record)
         return self.record
 

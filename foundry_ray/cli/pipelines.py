@@ -58,6 +58,7 @@ def run(
     store: StoreOption = None,
     address: AddressOption = None,
     fresh: Annotated[list[str] | None, typer.Option("--fresh", metavar="STAGE", help="Do a stage again although its result exists.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="The last stage to do; `foundry resume` does the others.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the endpoint and the local services running.")] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -70,13 +71,16 @@ def run(
     config = load_config(pipeline, set_ or (), scale=scale)
     check(config)
     check_stages(fresh or ())
+    check_stages([until] if until else (), option="--until")
     config = config.model_copy(update={"store": store_config(store) if store else config.store, "cluster": address or config.cluster})
     with open_context(config.store, cluster=config.cluster, keep=keep, events=config.name) as context:
         context.limits = config.limits
         on_interrupt(f"foundry run {pipeline}")
         job = Pipeline(config=config, context=context)
         named_by = store or str(pipeline)
-        record = job.run(fresh=fresh or (), source=str(pipeline), on_start=lambda run_id: on_interrupt(_resuming(run_id, config.store, named_by)))
+        record = job.run(
+            fresh=fresh or (), until=until, source=str(pipeline), on_start=lambda run_id: on_interrupt(_resuming(run_id, config.store, named_by))
+        )
         _finish(record)
 
 

@@ -8,7 +8,7 @@ from foundry_ray.artifacts.manifests import put_json
 from foundry_ray.config import LimitsConfig
 from foundry_ray.errors import ArtifactCorrupt, Conflict, Diverged
 from foundry_ray.runlog import load_run
-from foundry_ray.stages import StageRunner
+from foundry_ray.stages import STAGES, AsFarAsAsked, StageRunner
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import FailingStore, MemoryStore
@@ -17,9 +17,9 @@ from foundry_ray.types import MetricValue, RunRecord, RunStatus, StageStatus
 OUTPUT = MetricValue(value=1.0, ci_low=0.5, ci_high=1.5, n=3)
 
 
-def _runner(store: MemoryStore, clock: FakeClock, run_id: str = "r-1", fresh: tuple[str, ...] = ()) -> StageRunner:
+def _runner(store: MemoryStore, clock: FakeClock, run_id: str = "r-1", fresh: tuple[str, ...] = (), until: str | None = None) -> StageRunner:
     context = SimpleNamespace(store=store, clock=clock, reporter=RecordingReporter(), limits=LimitsConfig())
-    return StageRunner(context, RunRecord(run_id=run_id, pipeline="p", config={}, versions={}), fresh=fresh)
+    return StageRunner(context, RunRecord(run_id=run_id, pipeline="p", config={}, versions={}), fresh=fresh, until=until)
 
 
 def _counting(calls: list[str]) -> Callable[[], MetricValue]:
@@ -186,3 +186,27 @@ def test_fresh_mends_a_result_that_cannot_be_read(store: MemoryStore, clock: Fak
     assert _runner(store, clock, fresh=("teacher",)).do("teacher", "k", _counting(calls), MetricValue) == OUTPUT
     assert _runner(store, clock).do("teacher", "k", _counting(calls), MetricValue) == OUTPUT
     assert calls == ["work"]
+
+
+def test_a_run_ends_at_the_stage_that_was_asked_for_and_the_others_are_pending(store: MemoryStore, clock: FakeClock) -> None:
+    runner = _runner(store, clock, until="teacher")
+    runner.do("data", "d", lambda: OUTPUT, MetricValue)
+    with pytest.raises(AsFarAsAsked):
+        runner.do("teacher", "t", lambda: OUTPUT, MetricValue)
+    record = runner.finish(RunStatus.DONE)
+    assert [stage.name for stage in record.stages] == list(STAGES)
+    assert [stage.status for stage in record.stages][:3] == [StageStatus.DONE, StageStatus.DONE, StageStatus.PENDING]
+    assert load_run(store, "r-1").stages == record.stages
+
+
+def test_a_run_that_ended_early_goes_on_under_its_record(store: MemoryStore, clock: FakeClock) -> None:
+    early = _runner(store, clock, until="data")
+    with pytest.raises(AsFarAsAsked):
+        early.do("data", "d", lambda: OUTPUT, MetricValue)
+    context = early._context
+    later = StageRunner(context, early.finish(RunStatus.DONE))
+    later.do("data", "d", lambda: OUTPUT, MetricValue)
+    later.do("teacher", "t", lambda: OUTPUT, MetricValue)
+    assert later.record.stage("data").status is StageStatus.REUSED
+    assert later.record.stage("teacher").status is StageStatus.DONE
+    assert [stage.name for stage in later.finish(RunStatus.DONE).stages] == ["data", "teacher"]

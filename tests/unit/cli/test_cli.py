@@ -26,7 +26,7 @@ COMMANDS = [
     *("cluster:up", "cluster:down", "cluster:status", "store:serve", "store:stop", "store:status", "store:verify", "store:du", "store:gc"),
 ]
 OPTIONS = {
-    "run": ["--scale", "--set", "--store", "--address", "--fresh", "--keep", "--json"],
+    "run": ["--scale", "--set", "--store", "--address", "--fresh", "--until", "--keep", "--json"],
     "replay": ["--only", "--keep", "--store", "--address", "--json"],
     "report": ["-o", "--store", "--json"],
     "trials": ["--pareto", "--sort", "--json"],
