@@ -1,0 +1,139 @@
+"""What is refused before anything starts: each with what it is, what it was to be, and the key that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from foundry_ray.config import TeacherConfig, TrainConfig
+from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable
+from foundry_ray.training.checks import check_machine, check_rows, check_training, resolved_engine, shapes
+from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing, SplitInfo
+
+
+def _teacher(batch_size: int = 128, **fields: object) -> TeacherConfig:
+    return TeacherConfig.model_validate({"train": {"batch_size": batch_size}, **fields})
+
+
+def _dataset(**num_rows: int) -> DatasetRef:
+    return DatasetRef(
+        key="data/d",
+        fingerprint="f",
+        task="image_classification",
+        splits={name: SplitInfo(num_rows=rows, num_bytes=rows) for name, rows in num_rows.items()},
+        schema=ImageSchema(channels=1, height=4, width=4, dtype="uint8", classes=("no", "yes")),
+        preprocessing=Preprocessing(mean=(0.0,), std=(1.0,)),
+    )
+
+
+def _refusal(error: type[FoundryError], config: TeacherConfig) -> FoundryError:
+    with pytest.raises(error) as caught:
+        check_training(config)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "engine"),
+    [
+        ({"workers": 1}, "torch"),
+        ({"workers": 2}, "deepspeed"),
+        ({"workers": 2, "min_workers": 1}, "deepspeed"),
+        ({"workers": 1, "deepspeed": {"zero_stage": 3}}, "torch"),
+        ({"workers": 1, "deepspeed": {"offload_optimizer": {"device": "cpu"}}}, "deepspeed"),
+        ({"workers": 1, "deepspeed": {"weights": "precision"}}, "deepspeed"),
+        ({"workers": 1, "engine": "deepspeed"}, "deepspeed"),
+        ({"workers": 1, "engine": "torch"}, "torch"),
+    ],
+)
+def test_one_worker_trains_with_torch_unless_it_asks_for_what_only_deepspeed_has(fields: dict[str, object], engine: str) -> None:
+    assert resolved_engine(_teacher(**fields)) == engine
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused() -> None:
+    refusal = _refusal(OutOfRange, _teacher(batch_size=100, workers=3))
+    assert "teacher.train.batch_size is 100, wanted a multiple of the 3 workers" in refusal.message
+    assert "set it to 99" in refusal.hint
+
+
+def test_a_share_that_the_micro_batch_does_not_divide_is_refused() -> None:
+    refusal = _refusal(OutOfRange, _teacher(workers=2, micro_batch_size=24))
+    assert "teacher.micro_batch_size is 24, wanted a divisor of 64" in refusal.message
+    assert "set it to 16" in refusal.hint
+
+
+def test_fewest_workers_that_could_never_share_the_batch_are_refused() -> None:
+    refusal = _refusal(OutOfRange, _teacher(workers=4, min_workers=3))
+    assert "teacher.min_workers is 3, wanted a divisor of the batch of 128" in refusal.message
+    assert "set it to 2" in refusal.hint
+
+
+def test_a_count_between_the_fewest_and_the_most_workers_must_fit_the_micro_batch_too() -> None:
+    refusal = _refusal(OutOfRange, _teacher(batch_size=12, workers=3, min_workers=1, micro_batch_size=4))
+    assert "wanted a divisor of 6, the share of each of 2 workers" in refusal.message
+
+
+def test_every_count_of_workers_that_divides_the_batch_has_a_shape() -> None:
+    found = shapes(_teacher(batch_size=24, workers=4, min_workers=1, micro_batch_size=2))
+    assert [(one.num_workers, one.accumulation) for one in found] == [(4, 3), (3, 4), (2, 6), (1, 12)]
+    assert {one.batch_size for one in found} == {24}
+
+
+def test_the_torch_engine_refuses_several_workers_and_what_it_would_not_follow() -> None:
+    refusal = _refusal(ConfigError, _teacher(engine="torch", workers=4))
+    assert "teacher.engine is torch and teacher.workers is 4, wanted one worker" in refusal.message
+    refusal = _refusal(ConfigError, _teacher(engine="torch", workers=1, deepspeed={"extra": {"steps_per_print": 1}}))
+    assert "teacher.deepspeed.extra is set, wanted engine deepspeed" in refusal.message
+    assert "`teacher.engine: deepspeed`" in refusal.hint
+
+
+def test_more_workers_than_the_machine_has_cpus_says_both_numbers_and_the_keys() -> None:
+    with pytest.raises(ResourcesUnavailable) as caught:
+        check_machine(_teacher(workers=8, cpus_per_worker=2), num_cpus=4)
+    assert "teacher.workers is 8 and teacher.cpus_per_worker is 2, which needs 16 CPUs, but this machine has 4." in caught.value.message
+    assert "`teacher.cpus_per_worker`" in caught.value.hint
+    assert (caught.value.requested, caught.value.available) == ({"CPU": 16.0}, {"CPU": 4.0})
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    check_machine(_teacher(workers=1))
+    with pytest.raises(ConfigError, match=r"teacher.compile is true, which needs a C\+\+ compiler, but none of g\+\+"):
+        check_machine(_teacher(workers=1, compile=True))
+
+
+def test_deepspeed_must_be_installed_where_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_machine(_teacher(workers=1), num_cpus=2)
+    with pytest.raises(ConfigError, match="2 workers, which needs deepspeed, but it is not installed here"):
+        check_machine(_teacher(workers=2), num_cpus=2)
+
+
+@pytest.mark.skipif(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ResourcesUnavailable, match=r"teacher\.use_gpu is true, wanted a GPU, but this machine has none"):
+        check_machine(_teacher(workers=1, use_gpu=True))
+
+
+def test_an_empty_split_and_one_smaller_than_a_batch_are_refused() -> None:
+    with pytest.raises(DataError, match="the val split of data/d has 0 rows, wanted at least 1"):
+        check_rows(_teacher(batch_size=1), _dataset(train=9, val=0, test=1))
+    with pytest.raises(OutOfRange, match="batch_size is 8, but the training split has 7 rows, wanted at most that many"):
+        check_rows(_teacher(batch_size=8), _dataset(train=7, val=1, test=1))
+
+
+def test_checking_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from foundry_ray.config import TeacherConfig; from foundry_ray.training import checks; "
+        "checks.check_training(TeacherConfig()); checks.check_machine(TeacherConfig(workers=1)); "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'ray', 'torch', 'deepspeed', 'numpy'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_ships_passes() -> None:
+    check_training(TeacherConfig(train=TrainConfig()))
