@@ -157,6 +157,13 @@ def _newest(cls: typing.Any) -> int | None:
     return next((typing.cast(int, item.default) for item in dataclasses.fields(cls) if item.name == "format_version"), None)
 
 
+@functools.cache
+def _required(cls: typing.Any) -> frozenset[str]:
+    """The fields that a document must have: what tells the members of a union apart."""
+    plain = (item for item in dataclasses.fields(cls) if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING)
+    return frozenset(item.name for item in plain)
+
+
 def _decode(kind: typing.Any, data: typing.Any) -> object:
     if kind is str or kind is int or kind is bool or kind is float:  # first, because a manifest may have a million of them
         return _decode_scalar(kind, data)
@@ -193,7 +200,7 @@ def _decode_union(options: tuple[typing.Any, ...], data: typing.Any) -> object:
         return None
     structured = [option for option in options if dataclasses.is_dataclass(option)]
     if structured and isinstance(data, dict):
-        return _decode(structured[0], data)
+        return _decode(next((option for option in structured if _required(option) <= data.keys()), structured[0]), data)
     if options == (float, type(None)):
         return _decode(float, data)
     return data

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from foundry_ray.types import ImageSchema, Json, LatencyResult, Scalar
+from foundry_ray.types import ImageSchema, Json, LatencyResult, Scalar, Schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,14 +59,18 @@ class ArtifactStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawData:
-    """What a source yields before cleaning: images as uint8 of shape (N, C, H, W), labels as int64 of shape (N,).
+    """What a source yields before cleaning.
 
-    `test_from` is for sources with an official test set: rows from there on are the test split's, rows before are for train and val.
+    Attributes:
+        inputs_N: Images as uint8 of shape (N, C, H, W), or token ids as int32 of shape (N, T).
+        labels_N: One class per row as int64 of shape (N,), or a label per token as int32 of shape (N, T), -100 where there is none; None
+            where the inputs are their own labels.
+        test_from: For sources with an official test set: rows from there on are the test split's, rows before are for train and val.
     """
 
-    images_NCHW: np.ndarray
-    labels_N: np.ndarray
-    schema: ImageSchema
+    inputs_N: np.ndarray
+    labels_N: np.ndarray | None
+    schema: Schema
     sha256: str
     test_from: int | None = None
     notes: tuple[str, ...] = ()
@@ -81,38 +85,48 @@ class DataSource(Protocol):
     def sha256(self) -> str:
         """What identifies the raw bytes, without reading them all where the registry knows it."""
 
+    def schema(self) -> Schema:
+        """What its records look like, for checks at plan time. Raises BadRecord."""
+
     def load(self) -> RawData:
         """Read everything. Raises BadRecord or FingerprintMismatch."""
 
 
 class Task(Protocol):
-    """What is learnt: the loss, the metrics and the form of a prediction."""
+    """What is learnt: the loss, the metrics and the form of a prediction.
+
+    N all samples, B a batch; what follows is the task's own: logits (N, C) and labels (N,) for one class per image, logits (N, T, V) and labels
+    (N, T) for a token at each place.
+    """
 
     name: str
     primary_metric: str
 
-    def loss(self, logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Mean loss of a batch, a scalar tensor; `label_smoothing` in [0, 1) is spread over all classes."""
+    def check(self, schema: Schema) -> None:
+        """Raises ConfigError where this task cannot learn from such a data set."""
 
-    def metrics(self, logits_NC: np.ndarray, labels_N: np.ndarray) -> Mapping[str, float]:
+    def loss(self, logits_B: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Mean loss over the samples of a batch, a scalar tensor; `label_smoothing` in [0, 1) is spread over all classes or tokens."""
+
+    def metrics(self, logits_N: np.ndarray, labels_N: np.ndarray) -> Mapping[str, float]:
         """Metrics of whole predictions, the primary one among them."""
 
-    def correct(self, logits_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    def correct(self, logits_N: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
         """Per-sample score whose mean is the primary metric, shape (N,): what intervals are computed from."""
 
-    def prediction(self, logits_C: np.ndarray, classes: Sequence[str]) -> Json:
-        """One answer as a user reads it."""
+    def prediction(self, logits: np.ndarray, classes: Sequence[str]) -> Json:
+        """One answer, to one sample's logits, as a user reads it."""
 
 
 class ModelFamily(Protocol):
-    """A family of models that is sized by numbers."""
+    """A family of models, sized by numbers or made by a factory of the user's."""
 
     name: str
 
-    def build(self, schema: ImageSchema, params: Mapping[str, Scalar]) -> nn.Module:
-        """A freshly initialised model. Raises ConfigError for sizes that it cannot have."""
+    def build(self, schema: Schema, params: Mapping[str, Json]) -> nn.Module:
+        """A freshly initialised model. Raises ConfigError for sizes that it cannot have, and inputs that it cannot take."""
 
-    def shrink(self, model: nn.Module, schema: ImageSchema, params: Mapping[str, Scalar]) -> nn.Module:
+    def shrink(self, model: nn.Module, schema: Schema, params: Mapping[str, Scalar]) -> nn.Module:
         """A smaller member that inherits from `model` the weights that matter most. Raises RecipeInfeasible."""
 
     def describe(self, model: nn.Module) -> Json:

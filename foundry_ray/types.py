@@ -15,6 +15,10 @@ from foundry_ray.documents import canonical_sha256 as canonical_sha256
 from foundry_ray.documents import from_json as from_json
 from foundry_ray.documents import parse_json as parse_json
 from foundry_ray.documents import to_json as to_json
+from foundry_ray.schemas import ImageSchema as ImageSchema
+from foundry_ray.schemas import Preprocessing as Preprocessing
+from foundry_ray.schemas import Schema as Schema
+from foundry_ray.schemas import TokenSchema as TokenSchema
 
 Mode = Literal["max", "min"]
 
@@ -75,38 +79,15 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSchema:
-    """What one input looks like: channels, height, width, dtype of the stored pixels; and the class names in label order."""
-
-    channels: int
-    height: int
-    width: int
-    dtype: str
-    classes: tuple[str, ...]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.height, self.width)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preprocessing:
-    """Per-channel statistics of the *training* split, in units of raw pixels: x -> (x - mean) / std."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRef:
-    """A prepared data set in the store, split once."""
+    """A prepared data set in the store, split once; `preprocessing` is of images alone."""
 
     key: str
     fingerprint: str
     task: str
     splits: Mapping[str, SplitInfo]
-    schema: ImageSchema
-    preprocessing: Preprocessing
+    schema: Schema
+    preprocessing: Preprocessing | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -31,14 +31,16 @@ class SplitConfig(Section):
 class CleanConfig(Section):
     """What to do with records that would mislead training."""
 
-    duplicates: Literal["drop", "keep"] = Field("drop", description="Drop rows whose pixels are equal to an earlier row's.")
+    duplicates: Literal["drop", "keep"] = Field("drop", description="Drop rows whose pixels or tokens are equal to an earlier row's.")
     corrupt: Literal["error", "drop"] = Field("error", description="An unreadable record ends the run, or is dropped with a warning.")
 
 
 class DataConfig(Section):
     """The data set and its split."""
 
-    source: str = Field(description="A registered name (`foundry data fetch NAME`), or the path of a folder of images in one folder per class.")
+    source: str = Field(
+        description="A registered name (`foundry data fetch NAME`), the path of a folder of images in one folder per class, or of a .npz of token ids."
+    )
     split: SplitConfig = Field(SplitConfig(), description="Rows per split.")
     clean: CleanConfig = Field(CleanConfig(), description="Cleaning before the split.")
     augment: tuple[Literal["shift", "rotate", "flip"], ...] = Field((), description="Random changes of training images only.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,25 +47,29 @@ class FolderSource:
             digest.update(f"{path.relative_to(self.root).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
         return digest.hexdigest()
 
+    def schema(self) -> ImageSchema:
+        """As the first readable image has it. Raises BadRecord, or DataError where there is nothing to read."""
+        first = next(self._read([]), None)
+        if first is None:
+            wanted = f"{', '.join(_SUFFIXES)} in one folder per class"
+            raise DataError(f"{self.root} holds no readable images, wanted {wanted}.", hint="check `data.source`.")
+        channels, height, width = first[1].shape
+        return ImageSchema(channels=channels, height=height, width=width, dtype="uint8", classes=tuple(folder.name for folder in self._folders()))
+
     def load(self) -> RawData:
         """Read everything. Raises BadRecord with the file, or DataError where there is nothing to read."""
         import numpy as np
 
-        classes = tuple(folder.name for folder in self._folders())
-        kept, notes = self._read(self._paths())
-        if not kept:
-            wanted = f"{', '.join(_SUFFIXES)} in one folder per class"
-            raise DataError(f"{self.root} holds no readable images, wanted {wanted}.", hint="check `data.source`.")
+        schema, notes = self.schema(), list[str]()
+        kept = list(self._read(notes))
         images_NCHW = np.stack([image for _, image in kept])
-        labels_N = np.array([classes.index(path.parent.name) for path, _ in kept], dtype=np.int64)
-        channels, height, width = images_NCHW.shape[1:]
-        schema = ImageSchema(channels=channels, height=height, width=width, dtype="uint8", classes=classes)
-        return RawData(images_NCHW=images_NCHW, labels_N=labels_N, schema=schema, sha256=self.sha256(), notes=(*notes, *self._ignored()))
+        labels_N = np.array([schema.classes.index(path.parent.name) for path, _ in kept], dtype=np.int64)
+        return RawData(inputs_N=images_NCHW, labels_N=labels_N, schema=schema, sha256=self.sha256(), notes=(*notes, *self._ignored()))
 
-    def _read(self, paths: list[Path]) -> tuple[list[tuple[Path, np.ndarray]], list[str]]:
-        kept: list[tuple[Path, np.ndarray]] = []
-        notes: list[str] = []
-        for row, path in enumerate(paths):
+    def _read(self, notes: list[str]) -> Iterator[tuple[Path, np.ndarray]]:
+        """All readable images as (C, H, W), one by one, each with the shape of the first; the dropped ones go into `notes`."""
+        first: tuple[Path, np.ndarray] | None = None
+        for row, path in enumerate(self._paths()):
             try:
                 mode, pixels = _decode(path, row)
             except BadRecord as error:
@@ -73,10 +78,10 @@ class FolderSource:
                 notes.append(f"dropped: {error.message}")
                 continue
             image = _channels_first(path, row, mode, pixels)
-            if kept and image.shape != kept[0][1].shape:
-                raise _unlike(path, row, f"shape {image.shape} (channels, height, width)", f"{kept[0][1].shape} as {kept[0][0]} has")
-            kept.append((path, image))
-        return kept, notes
+            first = first or (path, image)
+            if image.shape != first[1].shape:
+                raise _unlike(path, row, f"shape {image.shape} (channels, height, width)", f"{first[1].shape} as {first[0]} has")
+            yield path, image
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self.locate().iterdir() if path.is_dir() and not path.name.startswith("."))

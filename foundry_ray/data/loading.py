@@ -22,10 +22,17 @@ _OPEN = ("train", "val")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """One split: raw pixels as uint8 of shape (N, C, H, W), labels as int64 of shape (N,)."""
+    """One split: raw pixels as uint8 of shape (N, C, H, W) and labels as int64 of shape (N,); or token ids, and labels of one row's or one token's
+    (-100: of none), as int64 of shape (N, T)."""
 
-    images_NCHW: np.ndarray
+    inputs_N: np.ndarray
     labels_N: np.ndarray
+
+    @property
+    def images_NCHW(self) -> np.ndarray:
+        """The inputs, for those who work on images alone."""
+        assert self.inputs_N.ndim == 4, "a split of tokens was refused before"
+        return self.inputs_N
 
 
 def load_split(ref: DatasetRef, name: str, *, store: ArtifactStore) -> Split:
@@ -86,13 +93,15 @@ def _log_of(ref: DatasetRef) -> str:
 
 
 def _read(ref: DatasetRef, name: str, store: ArtifactStore) -> Split:
-    images_NCHW = _read_array(ref, f"{name}_images.npy", store)
-    labels_N = _read_array(ref, f"{name}_labels.npy", store)
-    wanted = (ref.splits[name].num_rows, *ref.schema.shape)
-    if images_NCHW.shape != wanted or labels_N.shape != wanted[:1]:
-        message = f"{ref.key}: the {name} split has {images_NCHW.shape} images and {labels_N.shape} labels, wanted {wanted}."
+    schema, num_rows = ref.schema, ref.splits[name].num_rows
+    inputs_N = _read_array(ref, f"{name}_{schema.kind}.npy", store)
+    inputs_N = inputs_N.astype("int64") if schema.kind == "tokens" else inputs_N
+    labels_N = _read_array(ref, f"{name}_labels.npy", store).astype("int64", copy=False) if schema.has_labels else inputs_N
+    wanted = ((num_rows, *schema.shape), (num_rows, *schema.label_shape))
+    if (inputs_N.shape, labels_N.shape) != wanted:
+        message = f"{ref.key}: the {name} split has {inputs_N.shape} {schema.kind} and {labels_N.shape} labels, wanted {wanted[0]} and {wanted[1]}."
         raise ArtifactCorrupt(message, hint="prepare the data set again: `--fresh data`.", key=ref.key)
-    return Split(images_NCHW=images_NCHW, labels_N=labels_N)
+    return Split(inputs_N=inputs_N, labels_N=labels_N)
 
 
 def _read_array(ref: DatasetRef, file: str, store: ArtifactStore) -> np.ndarray:

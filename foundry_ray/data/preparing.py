@@ -14,7 +14,7 @@ from foundry_ray.config import DataConfig, Settings
 from foundry_ray.data.sources import open_source
 from foundry_ray.data.splitting import NAMES, split_counts, split_seed, stratified
 from foundry_ray.protocols import ArtifactStore, RawData, Reporter
-from foundry_ray.types import DatasetRef, ImageSchema, Json, Preprocessing, SplitInfo, canonical_sha256, to_json
+from foundry_ray.types import DatasetRef, Json, Preprocessing, Schema, SplitInfo, canonical_sha256, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ def prepare_raw(raw: RawData, config: DataConfig, *, task: str, seed: int, store
     notes = list(raw.notes)
     rows_N, num_dropped = _clean(raw, config.clean.duplicates, notes)
     splits = _split(raw, rows_N, num_dropped, config, seed, notes)
-    preprocessing = _statistics(raw.images_NCHW[splits["train"]], notes)
+    preprocessing = _statistics(raw.inputs_N[splits["train"]], notes) if raw.schema.kind == "images" else None
     for note in notes:
         reporter.warn(f"data {config.source}: {note}")
     return _publish(raw, splits, preprocessing, task=task, notes=tuple(notes), store=store)
@@ -46,7 +46,7 @@ def _clean(raw: RawData, duplicates: str, notes: list[str]) -> tuple[np.ndarray,
     """Rows to keep, and how many copies were dropped before and after `test_from`."""
     import numpy as np
 
-    num_rows = len(raw.labels_N)
+    num_rows = len(raw.inputs_N)
     if duplicates == "keep":
         return np.arange(num_rows), {"rest": 0, "test": 0}
     boundary = num_rows if raw.test_from is None else raw.test_from
@@ -55,10 +55,10 @@ def _clean(raw: RawData, duplicates: str, notes: list[str]) -> tuple[np.ndarray,
     num_contradicting = 0
     # official test rows first: of a training row that copies one, the training row goes
     for row in itertools.chain(range(boundary, num_rows), range(boundary)):
-        original = first.setdefault(hashlib.blake2b(raw.images_NCHW[row].tobytes(), digest_size=16).digest(), row)
+        original = first.setdefault(hashlib.blake2b(raw.inputs_N[row].tobytes(), digest_size=16).digest(), row)
         if original != row:
             dropped.append(row)
-            num_contradicting += int(raw.labels_N[row] != raw.labels_N[original])
+            num_contradicting += int(raw.labels_N is not None and not np.array_equal(raw.labels_N[row], raw.labels_N[original]))
     if dropped:
         notes.append(f"dropped {len(dropped)} of {num_rows} rows as exact duplicates, {num_contradicting} of them with another label")
     num_test = sum(row >= boundary for row in dropped)
@@ -69,17 +69,25 @@ def _split(raw: RawData, rows_N: np.ndarray, num_dropped: dict[str, int], config
     num_test_rows = None if raw.test_from is None else int((rows_N >= raw.test_from).sum())
     counts, lowered = split_counts(config.split, num_rows=len(rows_N), num_test_rows=num_test_rows, num_dropped=num_dropped)
     notes.extend(lowered)
+    classes_N = _classes(raw)
     if raw.test_from is None:
-        splits = stratified(raw.labels_N, rows_N, counts, seed=split_seed(seed))
+        splits = stratified(classes_N, rows_N, counts, seed=split_seed(seed))
     else:
-        test = stratified(raw.labels_N, rows_N[rows_N >= raw.test_from], {"test": counts.pop("test")}, seed=split_seed(seed))
-        splits = {**stratified(raw.labels_N, rows_N[rows_N < raw.test_from], counts, seed=split_seed(seed)), **test}
+        test = stratified(classes_N, rows_N[rows_N >= raw.test_from], {"test": counts.pop("test")}, seed=split_seed(seed))
+        splits = {**stratified(classes_N, rows_N[rows_N < raw.test_from], counts, seed=split_seed(seed)), **test}
     for name in NAMES:
-        present = set(raw.labels_N[splits[name]].tolist())
+        present = set(classes_N[splits[name]].tolist())
         missing = [label for number, label in enumerate(raw.schema.classes) if number not in present]
         if missing:
             notes.append(f"the {name} split has no row of {len(missing)} classes: {', '.join(missing[:5])}")
     return splits
+
+
+def _classes(raw: RawData) -> np.ndarray:
+    """The class of each row; one for all where rows have none."""
+    import numpy as np
+
+    return raw.labels_N if raw.labels_N is not None and raw.labels_N.ndim == 1 else np.zeros(len(raw.inputs_N), dtype=np.int64)
 
 
 def _statistics(images_NCHW: np.ndarray, notes: list[str]) -> Preprocessing:
@@ -98,16 +106,18 @@ def _statistics(images_NCHW: np.ndarray, notes: list[str]) -> Preprocessing:
 
 
 def _publish(
-    raw: RawData, splits: dict[str, np.ndarray], preprocessing: Preprocessing, *, task: str, notes: tuple[str, ...], store: ArtifactStore
+    raw: RawData, splits: dict[str, np.ndarray], preprocessing: Preprocessing | None, *, task: str, notes: tuple[str, ...], store: ArtifactStore
 ) -> DatasetRef:
     from foundry_ray.artifacts.manifests import publish
 
     files: dict[str, bytes] = {}
     infos: dict[str, SplitInfo] = {}
     for name, rows_N in splits.items():
-        images, labels = _npy(raw.images_NCHW[rows_N]), _npy(raw.labels_N[rows_N])
-        files |= {f"{name}_images.npy": images, f"{name}_labels.npy": labels}
-        infos[name] = SplitInfo(num_rows=len(rows_N), num_bytes=len(images) + len(labels))
+        arrays = {f"{name}_{raw.schema.kind}.npy": _npy(raw.inputs_N[rows_N])}
+        if raw.labels_N is not None:
+            arrays[f"{name}_labels.npy"] = _npy(raw.labels_N[rows_N])
+        files |= arrays
+        infos[name] = SplitInfo(num_rows=len(rows_N), num_bytes=sum(len(array) for array in arrays.values()))
     fingerprint = _fingerprint(raw.schema, files, splits)
     meta: Json = {
         "fingerprint": fingerprint,
@@ -120,7 +130,7 @@ def _publish(
     return DatasetRef(key=artifact.key, fingerprint=fingerprint, task=task, splits=infos, schema=raw.schema, preprocessing=preprocessing, notes=notes)
 
 
-def _fingerprint(schema: ImageSchema, files: dict[str, bytes], splits: dict[str, np.ndarray]) -> str:
+def _fingerprint(schema: Schema, files: dict[str, bytes], splits: dict[str, np.ndarray]) -> str:
     content: Json = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     indices: Json = {name: hashlib.sha256(rows_N.astype("<i8").tobytes()).hexdigest() for name, rows_N in splits.items()}
     return canonical_sha256({"content": content, "indices": indices, "schema": to_json(schema)})

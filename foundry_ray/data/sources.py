@@ -1,6 +1,6 @@
-"""Where raw records come from: a registered data set, or a folder of images.
+"""Where raw records come from: a registered data set, a folder of images, or a file of token ids.
 
-Decides: which of the two a `data.source` means, and what identifies its bytes.
+Decides: which of them a `data.source` means, and what identifies its bytes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING
 from foundry_ray.config import DataConfig, Settings
 from foundry_ray.data import formats, registry
 from foundry_ray.data.folder import FolderSource
+from foundry_ray.data.tokens import TokenSource
 from foundry_ray.errors import BadRecord
 from foundry_ray.protocols import DataSource, RawData
-from foundry_ray.types import canonical_sha256
+from foundry_ray.types import Schema, canonical_sha256
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def open_source(config: DataConfig, settings: Settings) -> DataSource:
-    """The source that a pipeline names. Raises DataError for a name that is neither registered nor a folder."""
+    """The source that a pipeline names. Raises DataError for a name that is neither registered nor a folder nor a .npz file."""
     if config.source not in registry.names() and Path(config.source).is_dir():
         return FolderSource(Path(config.source), drop_corrupt=config.clean.corrupt == "drop")
+    if config.source.endswith(".npz"):
+        return TokenSource(Path(config.source))
     return RegisteredSource(registry.registered(config.source), settings)
 
 
@@ -42,6 +45,10 @@ class RegisteredSource:
     def sha256(self) -> str:
         """A hash of the promised hashes: nothing is read."""
         return canonical_sha256(dict(self.item.files))
+
+    def schema(self) -> Schema:
+        """As the registry has it: nothing is read."""
+        return self.item.schema
 
     def load(self) -> RawData:
         """Read everything. Raises FingerprintMismatch or BadRecord."""
@@ -61,7 +68,7 @@ class RegisteredSource:
             text, num_pixels=num_pixels, max_value=self.item.max_value, num_classes=len(schema.classes), source=source
         )
         images_NCHW = pixels_ND.reshape(-1, *schema.shape)
-        return RawData(images_NCHW=images_NCHW, labels_N=labels_N, schema=schema, sha256=self.sha256())
+        return RawData(inputs_N=images_NCHW, labels_N=labels_N, schema=schema, sha256=self.sha256())
 
     def _read_idx(self, contents: dict[str, bytes]) -> RawData:
         import numpy as np
@@ -70,7 +77,7 @@ class RegisteredSource:
         parts = [self._read_pair(train_images, train_labels), self._read_pair(test_images, test_labels)]
         images_NCHW = np.concatenate([images for images, _ in parts])
         labels_N = np.concatenate([labels for _, labels in parts])
-        return RawData(images_NCHW=images_NCHW, labels_N=labels_N, schema=self.item.schema, sha256=self.sha256(), test_from=len(parts[0][1]))
+        return RawData(inputs_N=images_NCHW, labels_N=labels_N, schema=self.item.schema, sha256=self.sha256(), test_from=len(parts[0][1]))
 
     def _read_pair(self, images: tuple[str, bytes], labels: tuple[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
         schema = self.item.schema

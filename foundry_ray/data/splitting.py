@@ -28,12 +28,15 @@ def split_counts(
             is made good by a smaller train (or official test) split; any other is an error.
 
     Raises:
-        OutOfRange: More rows are asked for than there are.
+        OutOfRange: More rows are asked for than there are, or none is left to train.
     """
     shared = min(num_rows, config.max_rows or num_rows)
     counts = {name: _count(getattr(config, name), shared, name) for name in NAMES}
     if config.train < 1 and abs(config.train + config.val + config.test - 1) < 1e-9:
         counts["train"] = shared - counts["val"] - counts["test"]
+    if counts["train"] < 1:
+        message = f"data.split leaves {counts['train']} of {shared} rows to train, wanted at least 1."
+        raise OutOfRange(message, hint="give more rows, or lower `data.split.val` and `data.split.test`.", key="data.split.train", value=config.train)
     notes: list[str] = []
     if num_test_rows is None:
         _fit(counts, NAMES, "train", num_rows, num_dropped["rest"], notes)

@@ -94,7 +94,7 @@ def study_context(tmp_path: Path, settings: Settings, reporter: RecordingReporte
     labels_N = (np.arange(240) % 2).astype(np.int64)
     images_NCHW = (random.integers(0, 120, (240, 1, 12, 12)) + 130 * labels_N[:, None, None, None]).astype(np.uint8)
     schema = ImageSchema(channels=1, height=12, width=12, dtype="uint8", classes=("dark", "light"))
-    raw = RawData(images_NCHW=images_NCHW, labels_N=labels_N, schema=schema, sha256="0" * 64)
+    raw = RawData(inputs_N=images_NCHW, labels_N=labels_N, schema=schema, sha256="0" * 64)
     config = DataConfig(source="squares", split=SplitConfig(train=160, val=40, test=40))
     dataset = prepare_raw(raw, config, task="image_classification", seed=0, store=store, reporter=reporter)
     model = models.build(ModelConfig(width=16, depth=2), schema, dataset.preprocessing, seed=0)

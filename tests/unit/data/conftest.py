@@ -30,7 +30,7 @@ def make_raw() -> MakeRaw:
         images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(num_rows) % 256, np.arange(num_rows) // 256
         schema = ImageSchema(channels=1, height=2, width=3, dtype="uint8", classes=tuple("abcdefgh")[:num_classes])
         labels = np.arange(num_rows, dtype=np.int64) % num_classes
-        return RawData(images_NCHW=images, labels_N=labels, schema=schema, sha256="0" * 64, test_from=test_from)
+        return RawData(inputs_N=images, labels_N=labels, schema=schema, sha256="0" * 64, test_from=test_from)
 
     return make
 

@@ -16,21 +16,21 @@ from .conftest import save_image
 def test_classes_are_folders_and_rows_are_files_in_order(photos: Path) -> None:
     raw = FolderSource(photos).load()
     assert raw.schema.classes == ("cat", "dog")
-    assert (raw.schema.shape, raw.images_NCHW.dtype) == ((1, 4, 5), np.uint8)
+    assert (raw.schema.shape, raw.inputs_N.dtype) == ((1, 4, 5), np.uint8)
     assert raw.labels_N.tolist() == [0, 0, 0, 1, 1, 1]
-    assert raw.images_NCHW[:, 0, 0, 0].tolist() == [0, 1, 2, 40, 41, 42]
+    assert raw.inputs_N[:, 0, 0, 0].tolist() == [0, 1, 2, 40, 41, 42]
 
 
 def test_colour_comes_channels_first(tmp_path: Path) -> None:
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     save_image(tmp_path / "a" / "1.PNG", pixels)
     raw = FolderSource(tmp_path).load()
-    assert raw.images_NCHW[0].tolist() == pixels.transpose(2, 0, 1).tolist()
+    assert raw.inputs_N[0].tolist() == pixels.transpose(2, 0, 1).tolist()
 
 
 def test_jpeg_is_read(tmp_path: Path) -> None:
     save_image(tmp_path / "a" / "1.jpg", np.full((8, 8), 100, dtype=np.uint8))
-    assert abs(int(FolderSource(tmp_path).load().images_NCHW.mean()) - 100) <= 1
+    assert abs(int(FolderSource(tmp_path).load().inputs_N.mean()) - 100) <= 1
 
 
 def test_the_hash_changes_with_a_byte_and_with_a_name(photos: Path) -> None:

@@ -58,7 +58,7 @@ def test_preparing_again_gives_the_same_artifact_and_another_seed_another(make_r
 def test_a_changed_pixel_changes_the_fingerprint(make_raw: MakeRaw, store: MemoryStore, reporter: RecordingReporter) -> None:
     raw = make_raw()
     before = prepared(raw, store, reporter)
-    raw.images_NCHW[3, 0, 1, 1] = 9
+    raw.inputs_N[3, 0, 1, 1] = 9
     assert prepared(raw, store, reporter).fingerprint != before.fingerprint
 
 
@@ -71,8 +71,8 @@ def test_statistics_are_those_of_train_alone(make_raw: MakeRaw, store: MemorySto
 
 def test_duplicates_are_dropped_with_a_warning_and_train_shrinks(make_raw: MakeRaw, store: MemoryStore, reporter: RecordingReporter) -> None:
     raw = make_raw()
-    raw.images_NCHW[39] = raw.images_NCHW[0]
-    raw.images_NCHW[38] = raw.images_NCHW[0]
+    raw.inputs_N[39] = raw.inputs_N[0]
+    raw.inputs_N[38] = raw.inputs_N[0]
     ref = prepared(raw, store, reporter)
     assert ref.splits["train"].num_rows == 22
     assert reporter.warnings == [
@@ -83,14 +83,14 @@ def test_duplicates_are_dropped_with_a_warning_and_train_shrinks(make_raw: MakeR
 
 def test_duplicates_stay_where_that_is_asked_for(make_raw: MakeRaw, store: MemoryStore, reporter: RecordingReporter) -> None:
     raw = make_raw()
-    raw.images_NCHW[39] = raw.images_NCHW[0]
+    raw.inputs_N[39] = raw.inputs_N[0]
     assert prepared(raw, store, reporter, clean=CleanConfig(duplicates="keep")).splits["train"].num_rows == 24
     assert reporter.warnings == []
 
 
 def test_an_official_test_set_is_test_and_wins_over_its_copies(make_raw: MakeRaw, store: MemoryStore, reporter: RecordingReporter) -> None:
     raw = make_raw(test_from=30)
-    raw.images_NCHW[0] = raw.images_NCHW[35]
+    raw.inputs_N[0] = raw.inputs_N[35]
     ref = prepared(raw, store, reporter, split=(22, 8, 10))
     test = data.open_test(ref, store=store, frozen_sha256="0" * 64, clock=FakeClock())
     assert rows_of(test) == set(range(30, 40))
@@ -111,7 +111,7 @@ def test_too_many_rows_are_refused(make_raw: MakeRaw, store: MemoryStore, report
 
 
 def test_a_constant_channel_does_not_divide_by_zero(make_raw: MakeRaw, store: MemoryStore, reporter: RecordingReporter) -> None:
-    raw = replace(make_raw(), images_NCHW=np.full((40, 1, 2, 3), 7, dtype=np.uint8))
+    raw = replace(make_raw(), inputs_N=np.full((40, 1, 2, 3), 7, dtype=np.uint8))
     ref = prepared(raw, store, reporter, clean=CleanConfig(duplicates="keep"))
     assert (ref.preprocessing.mean, ref.preprocessing.std) == ((7.0,), (1.0,))
     assert "a channel of the training images is constant" in reporter.warnings[0]

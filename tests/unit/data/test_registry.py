@@ -32,8 +32,8 @@ def test_an_unknown_source_names_the_nearest(settings: Settings) -> None:
 
 def test_a_table_is_read(place: Place, settings: Settings) -> None:
     raw = RegisteredSource(place("csv", {"t.csv.gz": gzip.compress(TABLE)}), settings).load()
-    assert raw.images_NCHW.shape == (2, 1, 2, 3)
-    assert raw.images_NCHW[1].ravel().tolist() == [9, 1, 2, 3, 4, 5]
+    assert raw.inputs_N.shape == (2, 1, 2, 3)
+    assert raw.inputs_N[1].ravel().tolist() == [9, 1, 2, 3, 4, 5]
     assert raw.labels_N.tolist() == [0, 1]
     assert raw.test_from is None
 
@@ -43,7 +43,7 @@ def test_idx_files_keep_the_official_test_set_apart(place: Place, settings: Sett
     files = {"a": idx(images[:3]), "b": idx(np.array([0, 1, 0])), "c": idx(images[3:]), "d": idx(np.array([1, 1]))}
     raw = RegisteredSource(place("idx", files), settings).load()
     assert raw.test_from == 3
-    assert raw.images_NCHW[:, 0].tolist() == images.tolist()
+    assert raw.inputs_N[:, 0].tolist() == images.tolist()
     assert raw.labels_N.tolist() == [0, 1, 0, 1, 1]
 
 

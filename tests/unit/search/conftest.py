@@ -16,7 +16,7 @@ def _split(num_rows: int, seed: int) -> Split:
     random = np.random.default_rng(seed)
     labels_N = np.arange(num_rows) % 2
     images_NCHW = random.integers(0, 120, (num_rows, 1, 8, 8)) + 130 * labels_N[:, None, None, None]
-    return Split(images_NCHW=images_NCHW.astype(np.uint8), labels_N=labels_N.astype(np.int64))
+    return Split(inputs_N=images_NCHW.astype(np.uint8), labels_N=labels_N.astype(np.int64))
 
 
 @pytest.fixture
