@@ -1,0 +1,110 @@
+"""How fast training goes: samples and tokens per second, MFU, memory. `flops` knows what a model needs and what a device can do.
+
+A meter decides nothing and synchronises nothing: it is read right after the ranks have met, when the device has caught up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from foundry_ray.observability import MEMORY_BYTES, MFU, SAMPLES_PER_S, TOKENS_PER_S
+from foundry_ray.protocols import Clock
+from foundry_ray.training.flops import NumberFormat, number_format, peak_flops, training_flops
+
+__all__ = ["Meter", "open_meter"]
+
+_LEAST_S = 1e-9
+
+
+class Meter:
+    """Measures from one read to the next.
+
+    Args:
+        clock: Time.
+        device: This rank's.
+        world_size: Ranks that share the samples, each on a device like this one.
+        flops_per_sample: What training on one sample needs; None leaves MFU out.
+        tokens_per_sample: Length of a sequence; None where samples are none.
+        dtype: What the products are computed in.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        device: str,
+        world_size: int = 1,
+        flops_per_sample: float | None = None,
+        tokens_per_sample: int | None = None,
+        dtype: NumberFormat = "fp32",
+    ) -> None:
+        self._clock = clock
+        self._device = device
+        self._tokens = tokens_per_sample
+        peak = peak_flops(device, dtype) if flops_per_sample is not None else None
+        self._mfu_s = flops_per_sample / (world_size * peak) if flops_per_sample is not None and peak is not None else None
+        self._since_s = clock.monotonic_s()
+
+    def start(self) -> None:
+        """Measure from here on: after judging or a checkpoint, say."""
+        self._since_s = self._clock.monotonic_s()
+        _forget_peak(self._device)
+
+    def read(self, num_samples: int, paused_s: float = 0.0) -> Mapping[str, float]:
+        """What happened since the last read or start.
+
+        Args:
+            num_samples: Samples trained on over all ranks.
+            paused_s: Seconds of that time that are not training's.
+
+        Returns:
+            `samples_per_s` over all ranks, `tokens_per_s` of sequences, `mfu` (1.0 is the peak) where the device's peak is known, and `memory_bytes`:
+            the most that tensors took on this rank's GPU, on a CPU what this process holds now.
+        """
+        elapsed_s = max(self._clock.monotonic_s() - self._since_s - paused_s, _LEAST_S)
+        rate = num_samples / elapsed_s
+        values = {SAMPLES_PER_S: rate, MEMORY_BYTES: _memory_bytes(self._device)}
+        if self._tokens is not None:
+            values[TOKENS_PER_S] = rate * self._tokens
+        if self._mfu_s is not None:
+            values[MFU] = rate * self._mfu_s
+        self.start()
+        return values
+
+
+def open_meter(model: nn.Module, sample: Tensor, *, clock: Clock, device: str, dtype: torch.dtype, world_size: int = 1) -> Meter:
+    """A meter of a model that is about to be trained. FLOPs are counted only where the device's peak is known.
+
+    Args:
+        model: Whole: before an engine has sharded it.
+        sample: One input with its batch dimension; integers of shape (1, T) are a sequence of T tokens.
+        clock: Time.
+        device: This rank's.
+        dtype: What precision resolved to.
+        world_size: Ranks, each on a device like this one.
+    """
+    number = number_format(dtype, model, device)
+    return Meter(
+        clock=clock,
+        device=device,
+        world_size=world_size,
+        flops_per_sample=training_flops(model, sample) if peak_flops(device, number) is not None else None,
+        tokens_per_sample=sample.shape[1] if sample.ndim == 2 and not sample.is_floating_point() else None,
+        dtype=number,
+    )
+
+
+def _forget_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _memory_bytes(device: str) -> float:
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated(device))
+    import psutil  # type: ignore[import-untyped]
+
+    return float(psutil.Process().memory_info().rss)
