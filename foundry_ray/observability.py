@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,11 +38,14 @@ NUM_PARAMS = "num_params"
 NUM_MACS = "num_macs"
 
 _SHOWN = {ACCURACY: "accuracy {:.4f}", LOSS: "loss {:.3f}", VAL_LOSS: "val loss {:.3f}", SAMPLES_PER_S: "{:,.0f} samples/s"}
-_LIVE = {LOSS: "loss {:.3f}", SAMPLES_PER_S: "{:,.0f} samples/s", MFU: "MFU {:.1%}"}
+_LIVE = {SAMPLES_PER_S: "{:,.0f} samples/s", MFU: "MFU {:.1%}", LOSS: "loss {:.3f}"}
+_LIVE_TOKENS = {TOKENS_PER_S: "{:,.0f} tokens/s", MFU: "MFU {:.1%}", LOSS: "loss {:.3f}"}
 _NAME_WIDTH = 10
 _BAR_WIDTH = 18
 _BESIDE_NOTE = 57  # columns that the rest of a bar's line takes
 _LINE_EVERY_S = 5.0
+_MARK_EVERY_S = 5.0
+_MARKS_KEPT = 60  # the pace is that of the last five minutes, or of the last sixty steps where those take longer
 _MARKS = {"done": ("✓", "green"), "reused": ("↺", "cyan"), "failed": ("✗", "red"), "interrupted": ("■", "yellow")}
 
 
@@ -74,32 +78,43 @@ class _Stage:
     name: str
     began_s: float
     note: str = ""
-    metrics: str = ""
-    live: str = ""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    live: Mapping[str, str] = field(default_factory=dict)
     done: float = 0.0
     total: float = 0.0
-    phase_began_s: float = 0.0
     phase_first: float = 0.0
+    marks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MARKS_KEPT))
     is_implicit: bool = False
     said_s: float = field(default=float("-inf"))
     next_point_s: float = field(default=float("-inf"))
 
     def advance(self, done: float, total: float, note: str, now_s: float) -> None:
         if done < self.done or total != self.total:
-            self.phase_began_s, self.phase_first = now_s, done
+            self.phase_first = done
+            self.marks.clear()
+        if not self.marks or now_s - self.marks[-1][0] >= _MARK_EVERY_S:
+            self.marks.append((now_s, done))
         self.done, self.total = done, total
         self.note = note or self.note
 
     def eta_s(self, now_s: float) -> float | None:
-        """Seconds left at the pace of this phase; None before there is a pace."""
-        gained, elapsed_s = self.done - self.phase_first, now_s - self.phase_began_s
+        """Seconds left at the pace of late; None before there is a pace."""
+        since_s, first = self.marks[0] if self.marks else (self.began_s, 0.0)
+        gained, elapsed_s = self.done - first, now_s - since_s
         if gained <= 0 or elapsed_s <= 0:
             return None
         return max(0.0, (self.total - self.done) * elapsed_s / gained)
 
     @property
     def text(self) -> str:
-        return " · ".join(part for part in (self.note, self.live, self.metrics) if part)
+        """What stands beside the bar: numbers of the running epoch, then of the last one those that the running one has not."""
+        last = (text for name, text in self.metrics.items() if name not in self.live)
+        return " · ".join(part for part in (self.note, *self.live.values(), *last) if part)
+
+    @property
+    def outcome(self) -> str:
+        """What stands behind the stage when it has ended."""
+        return " · ".join(self.metrics.values()) or self.note
 
 
 class _Display(Protocol):
@@ -162,7 +177,7 @@ class ConsoleReporter:
         with self._lock:
             stage = self._current()
             self.event("report", stage=stage.name, step=step, metrics={name: _finite(value) for name, value in metrics.items()})
-            stage.metrics = " · ".join(form.format(metrics[name]) for name, form in _SHOWN.items() if name in metrics)
+            stage.metrics, stage.live = _formatted(_SHOWN, metrics), {}
             self._update(stage)
 
     def progress(self, done: float, total: float, note: str = "") -> None:
@@ -178,7 +193,7 @@ class ConsoleReporter:
         """The last second of a running epoch: it stands beside the bar until the next one, and every few seconds in the log."""
         with self._lock:
             stage = self._current()
-            stage.live = " · ".join(form.format(values[name]) for name, form in _LIVE.items() if name in values)
+            stage.live = _formatted(_LIVE_TOKENS if TOKENS_PER_S in values else _LIVE, values)
             now_s = self._clock.monotonic_s()
             if now_s >= stage.next_point_s:
                 stage.next_point_s = now_s + _LINE_EVERY_S
@@ -216,8 +231,7 @@ class ConsoleReporter:
         with self._lock:
             if self._stages and self._stages[-1].is_implicit:
                 self._end(self._stages[-1], "done")
-            now_s = self._clock.monotonic_s()
-            stage = _Stage(name=name, began_s=now_s, phase_began_s=now_s, note=detail, is_implicit=is_implicit)
+            stage = _Stage(name=name, began_s=self._clock.monotonic_s(), note=detail, is_implicit=is_implicit)
             self._stages.append(stage)
             self.event("stage", stage=name, outcome="begun", detail=detail)
             self._display.begin(stage)
@@ -231,7 +245,7 @@ class ConsoleReporter:
             duration_s = self._clock.monotonic_s() - stage.began_s
             self.event("stage", stage=stage.name, outcome=outcome, duration_s=round(duration_s, 3))
             if not stage.is_implicit:
-                self._outcome(outcome, stage.name, f"{duration(duration_s):>7}  {stage.metrics or stage.note}")
+                self._outcome(outcome, stage.name, f"{duration(duration_s):>7}  {stage.outcome}")
 
     def _current(self) -> _Stage:
         return self._stages[-1] if self._stages else self._begin("", "", is_implicit=True)
@@ -266,14 +280,10 @@ class ConsoleReporter:
 class _Silent:
     """Shows nothing."""
 
-    def begin(self, stage: _Stage) -> None:
-        del stage
-
-    def update(self, stage: _Stage, now_s: float) -> None:
+    def begin(self, stage: _Stage, now_s: float = 0.0) -> None:
         del stage, now_s
 
-    def end(self, stage: _Stage) -> None:
-        del stage
+    update = end = begin
 
 
 class _Lines:
@@ -363,6 +373,10 @@ def _bars(console: Console) -> Progress:
         transient=True,
         refresh_per_second=8,
     )
+
+
+def _formatted(forms: Mapping[str, str], values: Mapping[str, float]) -> Mapping[str, str]:
+    return {name: form.format(values[name]) for name, form in forms.items() if name in values}
 
 
 def duration(seconds: float) -> str:

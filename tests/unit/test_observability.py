@@ -53,6 +53,51 @@ def test_the_time_left_of_a_resumed_stage_counts_from_where_it_resumed() -> None
     assert "10.0 s left" in screen.lines[2]
 
 
+def test_the_time_left_follows_a_change_of_pace_within_minutes() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("teacher"):
+        for done in range(1000):
+            screen.reporter.progress(done, 2000)
+            screen.clock.advance(1.0)
+        for done in range(1000, 1200):
+            screen.reporter.progress(done, 2000)
+            screen.clock.advance(4.0)
+    assert "53:" in screen.lines[-2]  # 800 steps of 4 s each; the mean of the whole stage would say 20 minutes
+
+
+def test_a_running_epoch_shows_its_own_numbers_and_of_the_last_one_the_rest() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("teacher"):
+        screen.reporter.report(2, {"accuracy": 0.5, "loss": 1.0, "samples_per_s": 1000.0})
+        screen.clock.advance(5.0)
+        screen.reporter.progress(250, 1000, "epoch 3/12")
+        screen.clock.advance(5.0)
+        screen.reporter.metrics(260, {"loss": 0.75, "lr": 0.1, "samples_per_s": 1820.4, "mfu": 0.412})
+        screen.clock.advance(5.0)
+        screen.reporter.progress(500, 1000)
+    assert screen.lines[-2].endswith(" 50% epoch 3/12 · 1,820 samples/s · MFU 41.2% · loss 0.750 · accuracy 0.5000, 20.0 s left")
+    assert screen.lines[-1].endswith("accuracy 0.5000 · loss 1.000 · 1,000 samples/s")
+
+
+def test_sequences_show_their_tokens_per_second() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("teacher"):
+        screen.reporter.metrics(1, {"samples_per_s": 3.0, "tokens_per_s": 1536.0})
+    assert screen.lines[1].endswith("1,536 tokens/s")
+
+
+def test_the_event_log_gets_the_numbers_of_a_running_epoch_every_few_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    screen = _Screen(events=path)
+    with screen.reporter.stage("teacher"):
+        for step in range(12):
+            screen.reporter.metrics(step, {"loss": 1.0, "grad_norm": float("inf")})
+            screen.clock.advance(1.0)
+    points = [event for event in map(json.loads, path.read_text().splitlines()) if event["event"] == "metrics"]
+    assert [point["step"] for point in points] == [0, 5, 10]
+    assert points[0]["metrics"] == {"loss": 1.0, "grad_norm": "inf"}
+
+
 def test_metrics_of_the_last_epoch_stand_in_the_closing_line() -> None:
     screen = _Screen()
     with screen.reporter.stage("teacher"):
