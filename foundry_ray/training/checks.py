@@ -15,7 +15,7 @@ from typing import Literal
 
 from foundry_ray.config import TeacherConfig
 from foundry_ray.errors import ConfigError, DataError, OutOfRange, ResourcesUnavailable
-from foundry_ray.training.shape import Shape, shape_of
+from foundry_ray.training.shape import shape_of
 from foundry_ray.types import DatasetRef
 
 _COMPILERS = ("g++", "clang++", "c++")
@@ -46,22 +46,20 @@ def check_training(config: TeacherConfig) -> None:
 
     Raises:
         ConfigError: Keys contradict each other, or name what there is not.
-        OutOfRange: The batch does not divide by the workers that may share it, or their shares by the micro-batch.
+        OutOfRange: The batch does not divide by the most or the fewest workers, or the share of the most by the micro-batch.
     """
     _check_engine(config)
-    shapes(config)
+    _check_shapes(config)
 
 
-def shapes(config: TeacherConfig) -> tuple[Shape, ...]:
-    """The shape for each count of workers that training may have, the largest first. Raises OutOfRange as `check_training`."""
+def _check_shapes(config: TeacherConfig) -> None:
+    """`workers` as they are asked for; with fewer, `elastic` chooses a micro-batch that divides their share."""
+    shape_of(config, config.workers)
     least, batch_size = config.min_workers or config.workers, config.train.batch_size
-    largest = shape_of(config, config.workers)
     if batch_size % least:
         best = max(count for count in range(1, least) if batch_size % count == 0)
         message = f"teacher.min_workers is {least}, wanted a divisor of the batch of {batch_size} samples."
         raise OutOfRange(message, hint=f"set it to {best}, or change `teacher.train.batch_size`.", key="teacher.min_workers", value=least)
-    fewer = (count for count in range(config.workers - 1, least - 1, -1) if batch_size % count == 0)
-    return (largest, *(shape_of(config, count) for count in fewer))
 
 
 def _check_engine(config: TeacherConfig) -> None:

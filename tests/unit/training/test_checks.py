@@ -11,7 +11,7 @@ import pytest
 
 from foundry_ray.config import TeacherConfig, TrainConfig
 from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable
-from foundry_ray.training.checks import check_machine, check_rows, check_training, resolved_engine, shapes
+from foundry_ray.training.checks import check_machine, check_rows, check_training, resolved_engine
 from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing, SplitInfo
 
 
@@ -71,15 +71,8 @@ def test_fewest_workers_that_could_never_share_the_batch_are_refused() -> None:
     assert "set it to 2" in refusal.hint
 
 
-def test_a_count_between_the_fewest_and_the_most_workers_must_fit_the_micro_batch_too() -> None:
-    refusal = _refusal(OutOfRange, _teacher(batch_size=12, workers=3, min_workers=1, micro_batch_size=4))
-    assert "wanted a divisor of 6, the share of each of 2 workers" in refusal.message
-
-
-def test_every_count_of_workers_that_divides_the_batch_has_a_shape() -> None:
-    found = shapes(_teacher(batch_size=24, workers=4, min_workers=1, micro_batch_size=2))
-    assert [(one.num_workers, one.accumulation) for one in found] == [(4, 3), (3, 4), (2, 6), (1, 12)]
-    assert {one.batch_size for one in found} == {24}
+def test_only_the_share_of_all_workers_must_divide_by_the_micro_batch() -> None:
+    check_training(_teacher(batch_size=12, workers=3, min_workers=1, micro_batch_size=4))
 
 
 def test_the_torch_engine_refuses_several_workers_and_what_it_would_not_follow() -> None:
