@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.models import inherit, register
 from foundry_ray.models.layers import ConvNorm, Normalize
-from foundry_ray.types import FORMAT_VERSION, ImageSchema, Json, Scalar, from_json, to_json
+from foundry_ray.schemas import images_only
+from foundry_ray.types import FORMAT_VERSION, Json, Scalar, Schema, from_json, to_json
 
 _STRIDES = (1, 2, 2)
 
@@ -54,6 +55,7 @@ class Cnn(nn.Module):
         )
         self.act = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.0)
         self.head = nn.Linear(widths[-1], spec.num_classes)
         self.opens_stage = tuple(layer.opens_stage for layer in spec.layers)
 
@@ -61,7 +63,8 @@ class Cnn(nn.Module):
         x = self.normalize(pixels_BCHW)
         for layer in self.layers:
             x = self.act(layer(x))
-        logits: Tensor = self.head(self.pool(x).flatten(1))
+        pooled = self.pool(x).flatten(1)
+        logits: Tensor = self.head(self.dropout(pooled) if self.training else pooled)
         return logits
 
     def layer_list(self) -> list[ConvNorm]:
@@ -84,8 +87,9 @@ class CnnFamily:
 
     name = "cnn"
 
-    def build(self, schema: ImageSchema, params: Mapping[str, Scalar]) -> nn.Module:
-        """A freshly initialised network. Raises OutOfRange."""
+    def build(self, schema: Schema, params: Mapping[str, Json]) -> nn.Module:
+        """A freshly initialised network. Raises OutOfRange, or ConfigError for anything but images."""
+        schema = images_only(schema, what="model family cnn")
         size = inherit.size_of(params, family=self.name)
         return Cnn(_sized(schema.channels, len(schema.classes), width=size.width, depth=size.depth))
 
@@ -101,7 +105,7 @@ class CnnFamily:
             raise ArtifactCorrupt("cnn architecture: a layer has no channels, wanted at least 1.", hint="make the model again.")
         return Cnn(spec)
 
-    def shrink(self, model: nn.Module, schema: ImageSchema, params: Mapping[str, Scalar]) -> nn.Module:
+    def shrink(self, model: nn.Module, schema: Schema, params: Mapping[str, Scalar]) -> nn.Module:
         """A smaller member that keeps each stage's first layers and, in each, the strongest channels.
 
         Raises:
@@ -109,7 +113,7 @@ class CnnFamily:
         """
         if not isinstance(model, Cnn):
             raise inherit.infeasible(f"the teacher is a {type(model).__name__}, wanted a cnn.")
-        size = inherit.target_size(params, family=self.name)
+        schema, size = images_only(schema, what="shrink"), inherit.target_size(params, family=self.name)
         kept = [layer for layers in _stages(model) for layer in _first(layers, size.depth)]
         with torch.random.fork_rng(devices=[]):
             student = Cnn(_sized(schema.channels, len(schema.classes), width=size.width, depth=size.depth))

@@ -11,8 +11,10 @@ import typing
 import torch
 from torch import Tensor, nn
 
-from foundry_ray.errors import ConfigError
+from foundry_ray.errors import ConfigError, OutOfRange
 from foundry_ray.types import Preprocessing
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 class Normalize(nn.Module):
@@ -89,3 +91,22 @@ def set_preprocessing(model: nn.Module, preprocessing: Preprocessing) -> None:
         raise ConfigError(f"got {got}, wanted {front.mean.shape[1]} of each, one per channel.", hint="prepare the data set again: `--fresh data`.")
     for buffer, values in ((front.mean, preprocessing.mean), (front.std, preprocessing.std)):
         buffer.copy_(torch.tensor(values).reshape(buffer.shape))
+
+
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Give all dropout layers, and the dropout inside nn.MultiheadAttention, one rate; None leaves them as the model has them.
+
+    Raises:
+        OutOfRange: The rate is above 0 and the model has no dropout layer, so that it would be ignored.
+    """
+    if rate is None:
+        return
+    layers = [module for module in model.modules() if isinstance(module, _DROPOUTS)]
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    if rate > 0 and not layers and not attentions:
+        message = f"train.dropout is {rate}, but {type(model).__name__} has no dropout layer, wanted none or 0."
+        raise OutOfRange(message, hint="leave `train.dropout` out, or put nn.Dropout into the model.", key="train.dropout", value=rate)
+    for layer in layers:
+        layer.p = rate
+    for attention in attentions:
+        attention.dropout = rate

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.models import inherit, register
 from foundry_ray.models.layers import ConvNorm, Normalize
-from foundry_ray.types import FORMAT_VERSION, ImageSchema, Json, Scalar, from_json, to_json
+from foundry_ray.schemas import images_only
+from foundry_ray.types import FORMAT_VERSION, Json, Scalar, Schema, from_json, to_json
 
 _STRIDES = (1, 2, 2)
 
@@ -77,13 +78,15 @@ class ResNet(nn.Module):
         widths = [spec.stem, *(block.out for block in spec.blocks)]
         self.blocks = nn.ModuleList(_Block(num_in, block) for num_in, block in zip(widths, spec.blocks, strict=False))
         self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.0)
         self.head = nn.Linear(widths[-1], spec.num_classes)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         x = self.act(self.stem(self.normalize(pixels_BCHW)))
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.head(self.pool(x).flatten(1))
+        pooled = self.pool(x).flatten(1)
+        logits: Tensor = self.head(self.dropout(pooled) if self.training else pooled)
         return logits
 
     def block_list(self) -> list[_Block]:
@@ -103,8 +106,9 @@ class ResNetFamily:
 
     name = "resnet"
 
-    def build(self, schema: ImageSchema, params: Mapping[str, Scalar]) -> nn.Module:
-        """A freshly initialised network. Raises OutOfRange."""
+    def build(self, schema: Schema, params: Mapping[str, Json]) -> nn.Module:
+        """A freshly initialised network. Raises OutOfRange, or ConfigError for anything but images."""
+        schema = images_only(schema, what="model family resnet")
         size = inherit.size_of(params, family=self.name)
         return ResNet(_sized(schema.channels, len(schema.classes), width=size.width, depth=size.depth))
 
@@ -119,7 +123,7 @@ class ResNetFamily:
         _check(spec)
         return ResNet(spec)
 
-    def shrink(self, model: nn.Module, schema: ImageSchema, params: Mapping[str, Scalar]) -> nn.Module:
+    def shrink(self, model: nn.Module, schema: Schema, params: Mapping[str, Scalar]) -> nn.Module:
         """A smaller member that keeps, per stage, the strongest channels of the residual stream and the strongest blocks.
 
         Raises:
@@ -127,7 +131,7 @@ class ResNetFamily:
         """
         if not isinstance(model, ResNet):
             raise inherit.infeasible(f"the teacher is a {type(model).__name__}, wanted a resnet.")
-        size = inherit.target_size(params, family=self.name)
+        schema, size = images_only(schema, what="shrink"), inherit.target_size(params, family=self.name)
         stages = _stages(model)
         if len(stages) != len(_STRIDES):
             raise inherit.infeasible(f"the teacher has {len(stages)} stages, wanted {len(_STRIDES)}.")

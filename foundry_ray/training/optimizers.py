@@ -1,152 +1,158 @@
-"""Update rules as fused kernels over lists of tensors, cheap to build.
+"""Which optimizer `train.optimizer` names, in two faces that compute equal bits: a rule for one process, a torch optimizer for DeepSpeed.
 
-`torch.optim.Optimizer` imports torch._dynamo in its constructor (0.9 to 2 s in each fresh process); the functional forms of the
-same rules do not, and compute the same bits. Decides: which tensors decay (matrices and kernels; biases and norms do not).
+Decides: the names there are, which of them may be sharded, which weights decay and are penalised (matrices and kernels; biases and norms
+are not). Leaves the arithmetic to `rules`, `lion` and torch. Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import difflib
+import inspect
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
+from foundry_ray.config import IMPORT, TrainConfig
+from foundry_ray.errors import ConfigError, OutOfRange
+from foundry_ray.plugins import load_import
+from foundry_ray.training.slots import TORCH_SLOTS
 
-from foundry_ray.config import TrainConfig
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
-ADAMW_BETAS = (0.9, 0.999)
-ADAMW_EPS = 1e-8
-SGD_MOMENTUM = 0.9
+    from foundry_ray.training.rules import ParamGroup, UpdateRule
 
+__all__ = ["ELEMENTWISE", "OPTIMIZERS", "TORCH_SLOTS", "check_optimizer", "param_groups", "torch_optimizer", "update_rule"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParamGroup:
-    """Tensors that share a weight decay."""
-
-    params: tuple[nn.Parameter, ...]
-    weight_decay: float
+OPTIMIZERS = ("adamw", "sgd", "lion", "adafactor")
+ELEMENTWISE = frozenset({"adamw", "sgd", "lion"})
+"""Each weight's step depends on that weight alone, so ZeRO 1 to 3 may shard them. The others look at whole matrices, or may."""
 
 
-class UpdateRule(Protocol):
-    """One optimizer's arithmetic and its state."""
+def check_optimizer(name: str, *, key: str = "train.optimizer") -> None:
+    """See that a name means an optimizer, before anything starts. Imports the module of a user's own one.
 
-    def step(self, lr: float) -> None:
-        """Change the parameters by their gradients; parameters without one stay."""
+    Raises:
+        OutOfRange: There is no optimizer of this name.
+        ConfigError: A user's own cannot be imported, or does not take what it will be given.
+    """
+    if name in OPTIMIZERS:
+        return
+    if not name.startswith(IMPORT):
+        near = difflib.get_close_matches(name, OPTIMIZERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "set one of them, or `import:` and where your own is."
+        message = f"{key} is {name!r}, wanted one of {', '.join(OPTIMIZERS)} or import:package.module:factory."
+        raise OutOfRange(message, hint=hint, key=key, value=name)
+    factory = load_import(name, what=key)
+    try:
+        inspect.signature(factory).bind([], lr=0.1, weight_decay=0.0)
+    except TypeError as error:
+        message = f"{key} is {name!r}, which takes other arguments ({error}), wanted a factory(param_groups, lr=..., weight_decay=...)."
+        raise ConfigError(message, hint="wrap it in a function of that form.") from error
 
-    def state(self) -> dict[str, Tensor]:
-        """The state by name: live tensors, in the order of the parameters."""
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Copy a state into the live tensors."""
+def param_groups(model: nn.Module, train: TrainConfig) -> tuple[ParamGroup, ...]:
+    """The trainable parameters in two groups: those with two or more dimensions decay and are penalised, biases and norms are not."""
+    from foundry_ray.training.rules import ParamGroup
 
-
-def param_groups(model: nn.Module, weight_decay: float) -> tuple[ParamGroup, ...]:
-    """The trainable parameters in two groups: those with two or more dimensions decay, biases and norms do not."""
-    trainable = [param for param in model.parameters() if param.requires_grad]
-    decayed = tuple(param for param in trainable if param.ndim > 1)
-    kept = tuple(param for param in trainable if param.ndim <= 1)
-    groups = (ParamGroup(params=decayed, weight_decay=weight_decay), ParamGroup(params=kept, weight_decay=0.0))
+    trainable = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    decayed = {name: param for name, param in trainable.items() if param.ndim > 1}
+    kept = {name: param for name, param in trainable.items() if param.ndim <= 1}
+    groups = (
+        ParamGroup(params=decayed, weight_decay=train.weight_decay, l1=train.l1, l2=train.l2),
+        ParamGroup(params=kept, weight_decay=0.0),
+    )
     return tuple(group for group in groups if group.params)
 
 
 def update_rule(model: nn.Module, train: TrainConfig) -> UpdateRule:
-    """The rule that `train.optimizer` names, over the parameters of `model`."""
-    groups = param_groups(model, train.weight_decay)
-    return AdamW(groups) if train.optimizer == "adamw" else MomentumSGD(groups)
+    """The rule that `train.optimizer` names, over the parameters of `model`: cheap to build where it is element-wise.
+
+    Raises:
+        OutOfRange: There is no optimizer of this name.
+        ConfigError: A user's own cannot be imported, made or resumed.
+    """
+    from foundry_ray.training import rules
+    from foundry_ray.training.wrapped import Wrapped
+
+    groups = param_groups(model, train)
+    if train.optimizer == "adamw":
+        return rules.AdamW(groups, betas=train.betas)
+    if train.optimizer == "sgd":
+        return rules.MomentumSGD(groups, momentum=train.momentum)
+    if train.optimizer == "lion":
+        return rules.SignMomentum(groups, betas=train.betas)
+    params = {name: param for group in groups for name, param in group.params.items()}
+    return Wrapped(torch_optimizer(model, train), params)
 
 
-class _ByGroup:
-    """Steps group by group, over the parameters that have a gradient."""
+def torch_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
+    """The optimizer that `train.optimizer` names, over the parameters of `model`, which are whole still; DeepSpeed may shard them afterwards.
 
-    def __init__(self, groups: Sequence[ParamGroup]) -> None:
-        self._groups = tuple(groups)
+    The penalties are part of it: before each step their gradient is added, group by group (the keys `l1` and `l2` of a group).
 
-    def step(self, lr: float) -> None:
-        for group in self._groups:
-            params = [param for param in group.params if param.grad is not None]
-            if params:
-                self._update(params, group.weight_decay, lr)
-
-    def _update(self, params: list[nn.Parameter], weight_decay: float, lr: float) -> None:
-        """One step of one group."""
-        raise AssertionError(f"{type(self).__name__} has no update rule")
-
-
-class AdamW(_ByGroup):
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
-
-    def __init__(self, groups: Sequence[ParamGroup]) -> None:
-        super().__init__(groups)
-        params = [param for group in groups for param in group.params]
-        self._mean = {param: torch.zeros_like(param) for param in params}
-        self._variance = {param: torch.zeros_like(param) for param in params}
-        self._steps = {param: torch.zeros((), dtype=torch.float32, device=param.device) for param in params}
-
-    @torch.no_grad()
-    def _update(self, params: list[nn.Parameter], weight_decay: float, lr: float) -> None:
-        adamw(
-            list(params),
-            [param.grad for param in params if param.grad is not None],
-            [self._mean[param] for param in params],
-            [self._variance[param] for param in params],
-            [],
-            [self._steps[param] for param in params],
-            fused=True,
-            amsgrad=False,
-            beta1=ADAMW_BETAS[0],
-            beta2=ADAMW_BETAS[1],
-            lr=lr,
-            weight_decay=weight_decay,
-            eps=ADAMW_EPS,
-            maximize=False,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        return _numbered(mean=self._mean, variance=self._variance, steps=self._steps)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        _copy_into(self.state(), state)
+    Raises:
+        OutOfRange: There is no optimizer of this name.
+        ConfigError: A user's own cannot be imported or made.
+    """
+    groups = param_groups(model, train)
+    optimizer = _made(groups, train)
+    if train.l1 or train.l2:
+        _penalise(optimizer, groups)
+    return optimizer
 
 
-class MomentumSGD(_ByGroup):
-    """Stochastic gradient descent with Nesterov momentum 0.9 and coupled weight decay."""
+def _made(groups: tuple[ParamGroup, ...], train: TrainConfig) -> Optimizer:
+    import torch
 
-    def __init__(self, groups: Sequence[ParamGroup]) -> None:
-        super().__init__(groups)
-        self._momentum = {param: torch.zeros_like(param) for group in groups for param in group.params}
+    from foundry_ray.training.lion import Lion
+    from foundry_ray.training.rules import ADAMW_EPS
 
-    @torch.no_grad()
-    def _update(self, params: list[nn.Parameter], weight_decay: float, lr: float) -> None:
-        sgd(
-            list(params),
-            [param.grad for param in params if param.grad is not None],
-            [self._momentum[param] for param in params],
-            fused=True,
-            weight_decay=weight_decay,
-            momentum=SGD_MOMENTUM,
-            lr=lr,
-            dampening=0.0,
-            nesterov=True,
-            maximize=False,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        return _numbered(momentum=self._momentum)
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        _copy_into(self.state(), state)
+    torch_groups: list[dict[str, object]] = [{"params": list(group.params.values()), "weight_decay": group.weight_decay} for group in groups]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(torch_groups, lr=train.lr, betas=train.betas, eps=ADAMW_EPS, fused=True)
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(torch_groups, lr=train.lr, momentum=train.momentum, nesterov=train.momentum > 0, fused=True)
+    if train.optimizer == "lion":
+        return Lion(torch_groups, lr=train.lr, betas=train.betas)
+    if train.optimizer == "adafactor":
+        return torch.optim.Adafactor(torch_groups, lr=train.lr)
+    return _imported(torch_groups, groups, train)
 
 
-def _numbered(**slots: dict[nn.Parameter, Tensor]) -> dict[str, Tensor]:
-    return {f"{name}.{index}": tensor for name, tensors in slots.items() for index, tensor in enumerate(tensors.values())}
+def _imported(torch_groups: list[dict[str, object]], groups: tuple[ParamGroup, ...], train: TrainConfig) -> Optimizer:
+    """What a user's factory makes, if it is an optimizer of exactly the parameters that it was given."""
+    import torch
+
+    check_optimizer(train.optimizer)
+    made = load_import(train.optimizer, what="train.optimizer")(torch_groups, lr=train.lr, weight_decay=train.weight_decay)
+    if not isinstance(made, torch.optim.Optimizer):
+        message = f"train.optimizer {train.optimizer!r} makes a {type(made).__name__}, wanted a torch.optim.Optimizer."
+        raise ConfigError(message, hint="return the optimizer from the factory.")
+    given = {param for group in groups for param in group.params.values()}
+    taken = {param for group in made.param_groups for param in group["params"]}
+    if given != taken:
+        message = f"train.optimizer {train.optimizer!r} changes {len(given & taken)} of the {len(given)} parameters that it is given, wanted all."
+        raise ConfigError(message, hint="to freeze a parameter, let the model set its requires_grad to False.")
+    return made
 
 
-@torch.no_grad()
-def _copy_into(live: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    if live.keys() != saved.keys():
-        raise ValueError(f"the optimizer state holds {len(saved)} tensors, wanted {len(live)} of this model and optimizer")
-    for name, tensor in live.items():
-        tensor.copy_(saved[name])
+def _penalise(optimizer: Optimizer, groups: tuple[ParamGroup, ...]) -> None:
+    """Mark the groups that are penalised, and add the penalties' gradient before each step."""
+    weights = {param: (group.l1, group.l2) for group in groups for param in group.params.values()}
+    for group in optimizer.param_groups:
+        found = {weights[param] for param in group["params"]}
+        if len(found) > 1:
+            message = (
+                "the optimizer joins parameters that decay with biases and norms, wanted the groups that it was given, for `train.l1` and `train.l2`."
+            )
+            raise ConfigError(message, hint="set both to 0, or pass `param_groups` on as they are.")
+        group["l1"], group["l2"] = found.pop()
+    optimizer.register_step_pre_hook(_add_penalties)
+
+
+def _add_penalties(optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+    from foundry_ray.training.losses import penalize_
+
+    for group in optimizer.param_groups:
+        params = [param for param in group["params"] if param.grad is not None]
+        penalize_(params, [param.grad for param in params], l1=group["l1"], l2=group["l2"])
