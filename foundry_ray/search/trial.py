@@ -8,9 +8,8 @@ the training that the chosen one gets, so its checkpoint is where that training 
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -116,16 +115,14 @@ class TrialRunner:
         student, train, recipe = self._student(trial.params, trial.seed)
         loop = self._loop(student, train, recipe)
         own = sorted(info.key for info in self._store.list(f"{prefix}/"))
-        curve = self._restore(loop, own[-1] if own else trial.checkpoint)
-        if not own:
-            curve = [dict(point) for point in trial.curve if point["epoch"] <= loop.epoch]
-        while loop.epoch < train.epochs:
-            curve.append(self._epoch(loop))
-            self._reporter.report(loop.epoch, curve[-1])
-            self._reporter.progress(loop.epoch, train.epochs, "student")
-            own.append(self._save(loop, prefix, curve))
+        self._restore(loop, own[-1] if own else trial.checkpoint)
+        while not loop.is_done:
+            loop.run_epoch()
+            self._reporter.report(loop.epoch, _curve(loop)[-1])
+            own.append(self._save(loop, prefix))
             while len(own) > 2:
                 self._store.delete(own.pop(0))
+        curve = _curve(loop)
         accuracy = {name: value for name, value in (curve[-1] if curve else trial.values).items() if name in ("accuracy", "val_loss")}
         return TrainedStudent(model=loop.eval_model(), curve=tuple(curve), val_metrics=accuracy)
 
@@ -139,13 +136,13 @@ class TrialRunner:
         started_s = self._clock.monotonic_s()
         loop = self._loop(student, train, recipe)
         self._restore(loop, job.checkpoint)
-        curve, told = [], _epoch_of(job.checkpoint)
+        told = _epoch_of(job.checkpoint)
         while loop.epoch < job.to_epoch:
-            point = self._epoch(loop)
+            loop.run_epoch()
             if loop.epoch > told:  # what was told before its checkpoint was collected is not told again
-                curve.append(point)
-                yield Event(kind="epoch", number=job.number, epoch=loop.epoch, values=point)
-        checkpoint = self._save(loop, f"{self._context.prefix}/{job.number:06d}", curve)
+                yield Event(kind="epoch", number=job.number, epoch=loop.epoch, values=_curve(loop)[-1])
+        curve = _curve(loop)[told:]
+        checkpoint = self._save(loop, f"{self._context.prefix}/{job.number:06d}")
         yield Event(
             kind="rung",
             number=job.number,
@@ -238,43 +235,40 @@ class TrialRunner:
         calibration_NCHW = self._context.calibration
         return lambda model: simulate(model, calibration_NCHW)
 
-    def _epoch(self, loop: Loop) -> dict[str, float]:
-        metrics = loop.run_epoch()
-        return {"epoch": float(loop.epoch), **metrics}
-
-    def _save(self, loop: Loop, prefix: str, curve: Sequence[Mapping[str, float]]) -> str:
+    def _save(self, loop: Loop, prefix: str) -> str:
         """Store the whole state in one object, which is named by its hash, and return its key."""
-        import torch
+        from foundry_ray.training.checkpoint.bytes import to_bytes
 
-        buffer = io.BytesIO()
-        torch.save({"loop": loop.state(), "curve": [dict(point) for point in curve]}, buffer)
-        data = buffer.getvalue()
-        key = f"{prefix}/{loop.epoch:06d}-{hashlib.sha256(data).hexdigest()[:32]}.pt"
+        data = to_bytes(loop.state())
+        key = f"{prefix}/{loop.epoch:06d}-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
         self._store.put(key, data)
         return key
 
-    def _restore(self, loop: Loop, key: str | None) -> list[dict[str, float]]:
-        """Continue from a checkpoint, where there is one, and return the curve that it holds. Raises ArtifactCorrupt.
+    def _restore(self, loop: Loop, key: str | None) -> None:
+        """Continue from a checkpoint, where there is one. Raises ArtifactCorrupt.
 
         One that retention let go is made again: training is deterministic, so going through the same epochs once more costs time alone.
         """
-        import torch
+        from foundry_ray.training.checkpoint.bytes import from_bytes
 
         if key is None:
-            return []
+            return
         try:
             data = self._store.get(key)
         except ArtifactNotFound:
             self._reporter.warn(f"{key} was collected as garbage; its trial trains again from the first epoch.")
-            return []
-        actual, expected = hashlib.sha256(data).hexdigest()[:32], key.rpartition("-")[2].removesuffix(".pt")
+            return
+        actual, expected = hashlib.sha256(data).hexdigest()[:32], key.rpartition("-")[2].partition(".")[0]
         if actual != expected:
             stage = "search" if key.startswith("studies/") else "student"  # what is fresh deletes its own checkpoints only
             message = f"{key} has the hash {actual}, wanted {expected}."
             raise ArtifactCorrupt(message, hint=f"`--fresh {stage}` trains again.", key=key, expected=expected, actual=actual)
-        saved = torch.load(io.BytesIO(data), map_location=self._device, weights_only=True)
-        loop.load_state(saved["loop"])
-        return cast(list[dict[str, float]], saved["curve"])
+        loop.restored(from_bytes(data, loop.state()))
+
+
+def _curve(loop: Loop) -> list[dict[str, float]]:
+    """A loop's metrics, each with its epoch."""
+    return [{"epoch": float(epoch), **metrics} for epoch, metrics in enumerate(loop.curve, 1)]
 
 
 def _epoch_of(checkpoint: str | None) -> int:

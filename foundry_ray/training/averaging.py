@@ -1,51 +1,95 @@
-"""Averages: over the steps (what is judged and shipped, where `ema_decay` is on), and of batch-norm statistics over the ranks.
+"""Averages: of the weights over the steps (what is judged and shipped, where `ema_decay` is on), and of batch-norm statistics over the ranks.
 
-Batch-norm statistics are averaged like the weights: they belong to the averaged weights and not to the last ones.
+Each rank averages the pieces of the weights that it holds, whatever the ZeRO stage, so no rank ever needs the whole. Batch-norm statistics
+are averaged like the weights: they belong to the averaged weights and not to the last ones.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from foundry_ray.protocols import Engine
 
+AVERAGE = "average"
+
 
 class Averaged:
-    """Averaged copy of a model.
+    """The average of what an engine trains.
 
     Args:
-        model: A copy that this object may keep; it becomes `self.model`.
+        engine: Its weights as they are now are the first average.
         decay: Share of the old average that a late step keeps; early steps keep (1 + step) / (10 + step), so that the start is forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = model.requires_grad_(False).eval()
+    @torch.no_grad()
+    def __init__(self, engine: Engine, decay: float) -> None:
+        self._engine = engine
         self._decay = decay
-        self._floats, self._others = _tensors(self.model)
+        self._live = [fragment.tensor for fragment in engine.fragments() if fragment.slot == "weights"]
+        self.fragments = tuple(
+            replace(fragment, slot=AVERAGE, tensor=fragment.tensor.clone()) for fragment in engine.fragments() if fragment.slot == "weights"
+        )
+        self._mine = [fragment.tensor for fragment in self.fragments]
+        self.buffers = {name: buffer.clone() for name, buffer in engine.model.named_buffers()}
 
     @torch.no_grad()
-    def update(self, live: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take one step's weights in; `step` counts from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        floats, others = _tensors(live)
-        torch._foreach_lerp_(self._floats, floats, 1 - decay)
-        for mine, theirs in zip(self._others, others, strict=True):
-            mine.copy_(theirs)
+        torch._foreach_lerp_(self._mine, self._live, 1 - decay)
+        for name, buffer in self._engine.model.named_buffers():
+            if buffer.is_floating_point():
+                self.buffers[name].lerp_(buffer, 1 - decay)
+            else:
+                self.buffers[name].copy_(buffer)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While this lasts, the engine computes with the average; afterwards with its own weights again, to the bit. All ranks enter it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for mine, live in zip(self._mine, self._live, strict=True):
+            _swap(mine, live)
+        for name, buffer in self._engine.model.named_buffers():
+            _swap(self.buffers[name], buffer)
+        self._engine.refresh()
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Write the average into a model of the same names, from an engine that holds all of it."""
+        _fill(dict(model.named_parameters()), {fragment.name: fragment.tensor for fragment in self.fragments})
+        _fill(dict(model.named_buffers()), self.buffers)
 
 
-def _tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Floating-point tensors, and the counters beside them."""
-    tensors = [param.detach() for param in model.parameters()] + list(model.buffers())
-    return [one for one in tensors if one.is_floating_point()], [one for one in tensors if not one.is_floating_point()]
+def _swap(one: Tensor, other: Tensor) -> None:
+    kept = one.clone()
+    one.copy_(other)
+    other.copy_(kept)
 
 
-def average_buffers(model: nn.Module, engine: Engine) -> None:
-    """Replace the floating-point buffers of a model by their mean over all ranks."""
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    if not buffers:
+def _fill(into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        into[name].copy_(tensor.view_as(into[name]))
+
+
+@torch.no_grad()
+def average_buffers(buffers: Mapping[str, Tensor], engine: Engine) -> None:
+    """Replace floating-point tensors by their mean over all ranks."""
+    floats = [buffer for buffer in buffers.values() if buffer.is_floating_point()]
+    if not floats or engine.world_size == 1:
         return
-    values = torch.cat([buffer.flatten() for buffer in buffers]).tolist()
-    mean = torch.tensor(engine.reduce_sum(values), dtype=torch.float64) / engine.world_size
-    for buffer, part in zip(buffers, torch.split(mean, [buffer.numel() for buffer in buffers]), strict=True):
+    values = torch.cat([buffer.flatten() for buffer in floats]).tolist()
+    mean = torch.tensor(engine.reduce(values), dtype=torch.float64) / engine.world_size
+    for buffer, part in zip(floats, torch.split(mean, [buffer.numel() for buffer in floats]), strict=True):
         buffer.copy_(part.reshape(buffer.shape))

@@ -1,114 +1,163 @@
 """One process that owns the weights, the optimizer and the precision: the engine of trials, and the reference for all others.
 
-Shapes: B batch, C channels or classes, H height, W width.
+Shapes: B batch, the rest is the model's.
 """
 
 from __future__ import annotations
 
-import copy
-import typing
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from foundry_ray.config import TrainConfig
-from foundry_ray.protocols import Engine
+from foundry_ray.config import LossScaleConfig, TrainConfig
+from foundry_ray.protocols import Fragment
 from foundry_ray.training.optimizers import update_rule
 from foundry_ray.training.precision import autocast, channels_last, resolve_precision
-
-_FILE = "engine.pt"
-
-
-class EngineState(TypedDict):
-    """What an engine must remember to go on exactly: live tensors, not copies."""
-
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-
-
-@runtime_checkable
-class InProcessEngine(Engine, Protocol):
-    """An engine whose whole state fits one process."""
-
-    def state(self) -> EngineState:
-        """The live tensors of the model and the optimizer."""
-
-    def load_state(self, state: EngineState) -> None:
-        """Copy a state into the live tensors."""
 
 
 class TorchEngine:
     """Plain torch on one device. Cheap to construct: a millisecond for a small model, and no torch._dynamo.
 
+    Weights are fp32; matrix products run in the resolved precision under autocast.
+
     Args:
         model: Trained in place; moved to `device`.
         train: Optimizer, weight decay, clipping and precision.
         device: `cpu` or `cuda:<index>`.
+        accumulation: Micro-batches per step.
+        compile: Compile the training pass with torch.compile.
+        activation_checkpointing: Compute activations twice and keep fewer.
+        loss_scale: Of fp16.
     """
 
     rank = 0
     world_size = 1
 
-    def __init__(self, model: nn.Module, train: TrainConfig, *, device: str = "cpu") -> None:
-        self.model = model.to(device)
+    def __init__(
+        self,
+        model: nn.Module,
+        train: TrainConfig,
+        *,
+        device: str = "cpu",
+        accumulation: int = 1,
+        compile: bool = False,
+        activation_checkpointing: bool = False,
+        loss_scale: LossScaleConfig | None = None,
+    ) -> None:
+        self.model = _in_place_fp32(model, device)
         self.device = device
         self._norm = torch.zeros(())
         self._dtype = resolve_precision(train.precision, device)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
         self._rule = update_rule(self.model, train)
         self._max_norm = train.grad_clip or float("inf")
-        self._lr = train.lr
+        self._accumulation = accumulation
+        self._scale = _LossScale(loss_scale or LossScaleConfig()) if self._dtype is torch.float16 else None
+        if activation_checkpointing:
+            from foundry_ray.training.activations import checkpoint_activations
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, C) in fp32 of float images, computed in the resolved precision."""
+            checkpoint_activations(self.model)
+        self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(self.model) if compile else self.model)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs in fp32, computed in the resolved precision."""
         with autocast(self.device, self._dtype):
-            logits_BC: Tensor = self.model(channels_last(images_BCHW))
-        return logits_BC.float()
+            outputs = self._forward(channels_last(inputs))
+        return outputs.float()
 
-    def step(self, loss: Tensor) -> None:
-        """Backward pass, clipping, one optimizer step."""
-        torch.autograd.backward(loss)
+    @torch.inference_mode()
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Outputs in eval mode, in fp32 throughout."""
+        was_training = self.model.training
+        self.model.eval()
+        outputs: Tensor = self.model(channels_last(inputs))
+        self.model.train(was_training)
+        return outputs.float()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add one micro-batch's share of the gradient."""
+        factor = (self._scale.value if self._scale else 1.0) / self._accumulation
+        torch.autograd.backward(loss * factor if factor != 1.0 else loss)
+
+    def step(self, lr: float) -> bool:
+        """Clip and change the weights; False where fp16 overflowed."""
+        if self._scale:
+            torch._foreach_mul_([param.grad for param in self._params if param.grad is not None], 1 / self._scale.value)
         self._norm = nn.utils.clip_grad_norm_(self._params, self._max_norm)
-        self._rule.step(self._lr)
+        is_good = self._scale is None or self._scale.update(is_finite=bool(self._norm.isfinite()))
+        if is_good:
+            self._rule.step(lr)
         for param in self._params:
             param.grad = None
+        return is_good
 
     @property
     def grad_norm(self) -> float:
         """Norm of the last step's gradient, before clipping."""
         return float(self._norm)
 
-    def set_lr(self, lr: float) -> None:
-        """The learning rate of the next step."""
-        self._lr = lr
-
-    def reduce_sum(self, values: Sequence[float]) -> Sequence[float]:
-        """The sum over this one rank."""
+    def reduce(self, values: Sequence[float], *, mode: Literal["sum", "max"] = "sum") -> Sequence[float]:
+        """The values of this one rank."""
         return list(values)
 
     def sync_buffers(self) -> None:
         """One rank: nothing to average."""
 
-    def snapshot(self) -> nn.Module:
-        """A copy of the model as it is now."""
-        return copy.deepcopy(self.model)
+    def fragments(self) -> Sequence[Fragment]:
+        """All parameters, and the optimizer's state by slot."""
+        weights = [_whole("weights", name, param.detach()) for name, param in self.model.named_parameters()]
+        states = [_whole(slot, name, tensor) for slot, tensors in self._rule.slots().items() for name, tensor in tensors.items()]
+        return (*weights, *states)
 
-    def state(self) -> EngineState:
-        """The live tensors of the model and the optimizer."""
-        return {"model": self.model.state_dict(), "optimizer": self._rule.state()}
+    def refresh(self) -> None:
+        """The fragments are the weights: nothing to bring in line."""
 
-    def load_state(self, state: EngineState) -> None:
-        """Copy a state into the live tensors. Raises ValueError or RuntimeError where it is another model's."""
-        self.model.load_state_dict(state["model"])
-        self._rule.load_state(state["optimizer"])
+    def scalars(self) -> Mapping[str, float]:
+        """Steps taken, and the state of fp16's loss scale."""
+        return {"num_steps": float(self._rule.num_steps), **(self._scale.scalars() if self._scale else {})}
 
-    def save(self, directory: Path) -> None:
-        """Write `engine.pt`."""
-        torch.save(self.state(), directory / _FILE)
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Restore what `scalars` gave."""
+        self._rule.load_num_steps(int(scalars["num_steps"]))
+        if self._scale:
+            self._scale.load(scalars)
 
-    def load(self, directory: Path) -> None:
-        """Restore what `save` wrote."""
-        self.load_state(typing.cast(EngineState, torch.load(directory / _FILE, map_location=self.device, weights_only=True)))
+
+def _in_place_fp32(model: nn.Module, device: str) -> nn.Module:
+    """The model in fp32 on the device, each parameter contiguous: a fragment is a view of it."""
+    model = model.float().to(device)
+    for param in model.parameters():
+        param.data = param.data.contiguous()
+    return model
+
+
+def _whole(slot: str, name: str, tensor: Tensor) -> Fragment:
+    return Fragment(slot=slot, name=name, start=0, total=tensor.numel(), tensor=tensor.view(-1), is_replicated=True)
+
+
+class _LossScale:
+    """Dynamic scaling for fp16 (arXiv 1710.03740, section 3.2): half after an overflow, double after `window_steps` without one."""
+
+    def __init__(self, config: LossScaleConfig) -> None:
+        self.value = float(2**config.initial_power)
+        self._config = config
+        self._num_good = 0
+
+    def update(self, *, is_finite: bool) -> bool:
+        """Take one step's outcome in; returns it."""
+        if not is_finite:
+            self.value, self._num_good = max(self.value / 2, self._config.min_scale), 0
+            return False
+        self._num_good += 1
+        if self._num_good == self._config.window_steps:
+            self.value, self._num_good = self.value * 2, 0
+        return True
+
+    def scalars(self) -> Mapping[str, float]:
+        return {"loss_scale": self.value, "loss_scale_good_steps": float(self._num_good)}
+
+    def load(self, scalars: Mapping[str, float]) -> None:
+        self.value = scalars.get("loss_scale", self.value)
+        self._num_good = int(scalars.get("loss_scale_good_steps", 0))

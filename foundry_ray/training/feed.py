@@ -1,7 +1,7 @@
-"""Turns row numbers into a batch on the device: pixels, augmentation, labels, and the teacher's cached logits.
+"""Turns row numbers into a micro-batch on the device: inputs, augmentation, labels, and the teacher's cached logits.
 
-The augmentation of (row, view) is a function of the seed, so nothing here has state. Shapes: N rows, B batch, V views, C channels
-or classes, H height, W width.
+The augmentation of (row, view) and the mixing of (step, place in the batch) are functions of the seed, so nothing here has state. Shapes:
+N rows, B micro-batch, V views, C channels or classes, H height, W width; inputs (N, ...) are images or tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foundry_ray.data.transforms import augment
+from foundry_ray.training.mixing import MixPlan, apply
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +27,9 @@ _GPU_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSplit:
-    """One split as tensors: images uint8 (N, C, H, W) with pixels 0..255, labels int64 (N,)."""
+    """One split as tensors: inputs (N, ...), which are images as uint8 (N, C, H, W) with pixels 0..255 or token numbers (N, T); labels (N, ...)."""
 
-    images_NCHW: Tensor
+    inputs_N: Tensor
     labels_N: Tensor
 
     @classmethod
@@ -36,11 +37,15 @@ class TensorSplit:
         """The arrays of a split as tensors that share their memory, also where it is read-only: training never writes to it."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return cls(images_NCHW=torch.from_numpy(split.images_NCHW), labels_N=torch.from_numpy(split.labels_N))
+            return cls(inputs_N=torch.from_numpy(split.inputs_N), labels_N=torch.from_numpy(split.labels_N))
 
     @property
     def num_rows(self) -> int:
         return len(self.labels_N)
+
+    @property
+    def has_images(self) -> bool:
+        return self.inputs_N.ndim == 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,45 +66,58 @@ class DistilTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step trains on; `targets_BC` are the teacher's logits in fp32."""
+    """What one forward pass trains on; `targets_BC` are the teacher's logits in fp32, `partner_labels_B` those of the rows mixed in by `mix`."""
 
-    images_BCHW: Tensor
+    inputs: Tensor
     labels_B: Tensor
-    targets_BC: Tensor | None
+    targets_BC: Tensor | None = None
+    partner_labels_B: Tensor | None = None
+    mix: MixPlan | None = None
 
 
 class Feed:
-    """Batches of a training split on one device.
+    """Micro-batches of a training split on one device.
 
     A GPU holds the whole split where it takes at most a quarter of the free memory; else batches go through pinned memory.
     """
 
     def __init__(self, split: TensorSplit, *, ops: Sequence[str], seed: int, distil: DistilTargets | None, device: str) -> None:
-        self._images_NCHW = _near(split.images_NCHW, device)
+        self._inputs_N = _near(split.inputs_N, device)
         self._labels_N = split.labels_N.to(device)
         self._logits_VNC = distil.logits_VNC.to(device) if distil else None
         self._distil = distil
         self._ops = tuple(ops)
         self._seed = seed
         self._device = device
+        self._has_images = split.has_images
 
-    def batch(self, rows_B: np.ndarray, epoch: int) -> Batch:
-        """Rows of an epoch, augmented."""
-        index_B = torch.from_numpy(rows_B)
-        local_B = index_B.to(self._device)
+    def batch(self, rows_B: np.ndarray, epoch: int, *, partners_B: np.ndarray | None = None, mix: MixPlan | None = None) -> Batch:
+        """Rows of an epoch, augmented, and mixed with their partners where there is a plan."""
+        local_B = torch.from_numpy(rows_B).to(self._device)
         view = self._distil.view_of(epoch) if self._distil else epoch
-        images_BCHW = augment(self._pixels(index_B), local_B, ops=self._ops, seed=self._seed, view=view)
+        inputs = self._inputs(rows_B, view)
         targets_BC = self._logits_VNC[view, local_B].float() if self._logits_VNC is not None else None
-        return Batch(images_BCHW=images_BCHW, labels_B=self._labels_N[local_B], targets_BC=targets_BC)
+        if mix is None or partners_B is None:
+            return Batch(inputs=inputs, labels_B=self._labels_N[local_B], targets_BC=targets_BC)
+        mixed = apply(mix, inputs, self._inputs(partners_B, view))
+        partner_labels_B = self._labels_N[torch.from_numpy(partners_B).to(self._device)]
+        return Batch(inputs=mixed, labels_B=self._labels_N[local_B], targets_BC=targets_BC, partner_labels_B=partner_labels_B, mix=mix)
 
-    def _pixels(self, index_B: Tensor) -> Tensor:
-        if self._images_NCHW.device.type == self._device.partition(":")[0]:
-            return self._images_NCHW[index_B.to(self._device)].float()
-        return self._images_NCHW[index_B].pin_memory().to(self._device, non_blocking=True).float()
+    def _inputs(self, rows_B: np.ndarray, view: int) -> Tensor:
+        index_B = torch.from_numpy(rows_B)
+        inputs = self._stored(index_B)
+        if not self._has_images:
+            return inputs
+        return augment(inputs.float(), index_B.to(self._device), ops=self._ops, seed=self._seed, view=view)
+
+    def _stored(self, index_B: Tensor) -> Tensor:
+        if self._inputs_N.device.type == self._device.partition(":")[0]:
+            return self._inputs_N[index_B.to(self._device)]
+        return self._inputs_N[index_B].pin_memory().to(self._device, non_blocking=True)
 
 
-def _near(images_NCHW: Tensor, device: str) -> Tensor:
+def _near(inputs_N: Tensor, device: str) -> Tensor:
     if not device.startswith("cuda"):
-        return images_NCHW
+        return inputs_N
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return images_NCHW.to(device) if images_NCHW.nbytes <= _GPU_SHARE * free_bytes else images_NCHW
+    return inputs_N.to(device) if inputs_N.nbytes <= _GPU_SHARE * free_bytes else inputs_N

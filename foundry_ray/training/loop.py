@@ -1,46 +1,54 @@
 """The training loop, in pure torch: no Ray, no DeepSpeed, no clock or randomness of its own.
 
-One call of `run_epoch` trains an epoch and judges it on val. Order, augmentation and dropout are functions of (seed, epoch), so
-weights, optimizer, average and the epoch number are all that exact resume needs. Judging happens in fp32 on the averaged weights,
-through `eval_transform`: on what would be shipped. Shapes: N rows, B batch, C channels or classes, H height, W width.
+One call of `run_epoch` trains an epoch, or the rest of one, and judges it on val. Order, augmentation, mixing and dropout are functions of
+(seed, step), so weights, optimizer, average and the step number are all that exact resume needs. Judging happens on the averaged weights, and
+through `eval_transform`: on what would be shipped. Every rank runs its own Loop over the same job; what one rank decides, all do at the
+next pulse. Shapes: N rows, B batch.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from foundry_ray.config import TrainConfig
-from foundry_ray.data.hashing import mix
 from foundry_ray.data.order import epoch_batches
 from foundry_ray.errors import Diverged
 from foundry_ray.protocols import Clock, Engine, Reporter, Task
+from foundry_ray.training import stopping
 from foundry_ray.training.averaging import Averaged, average_buffers
-from foundry_ray.training.engine import EngineState, InProcessEngine
 from foundry_ray.training.feed import Batch, DistilTargets, Feed, TensorSplit
+from foundry_ray.training.judging import judge
 from foundry_ray.training.losses import training_loss
-from foundry_ray.training.precision import channels_last
+from foundry_ray.training.meter import Meter
+from foundry_ray.training.mixing import plan_mix
+from foundry_ray.training.pulse import Pulse
+from foundry_ray.training.randomness import own_randomness, reseed
 from foundry_ray.training.schedules import lr_at
+from foundry_ray.training.state import LoopState
+from foundry_ray.types import Json
 
-__all__ = ["DistilTargets", "FitJob", "Loop", "LoopState", "TensorSplit"]
+if TYPE_CHECKING:
+    import numpy as np
 
-_FILE = "loop.pt"
-_EVAL_ROWS = 512
-_PROGRESS_EVERY_S = 0.5
+__all__ = ["Control", "DistilTargets", "FitJob", "Loop", "TensorSplit"]
+
 _GPU_CHECK_EVERY = 16
+_MOST_OVERFLOWS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitJob:
-    """What is trained on what. `eval_transform` makes of a copy of the model what would be shipped (int8 simulated, say)."""
+    """What is trained on what. `eval_transform` makes of a copy of the model what would be shipped (int8 simulated, say).
+
+    Each rank's share of a batch goes through the model in passes of `micro_batch_size` rows; all at once where absent.
+    """
 
     train: TrainConfig
     task: Task
@@ -50,14 +58,27 @@ class FitJob:
     seed: int = 0
     distil: DistilTargets | None = None
     eval_transform: Callable[[nn.Module], nn.Module] | None = None
+    micro_batch_size: int | None = None
 
 
-class LoopState(TypedDict):
-    """Everything that exact resume needs. The tensors are live: save or copy them before the next step."""
+class Control(Protocol):
+    """What ranks agree on while they train, about once a second."""
 
-    epoch: int
-    average: dict[str, Tensor]
-    engine: EngineState
+    def wishes(self) -> Sequence[float]:
+        """What this rank wants, as many numbers on all ranks: the largest of each over the ranks counts."""
+
+    def act(self, wishes: Sequence[float], loop: Loop) -> None:
+        """Carry out what was agreed; called on all ranks with equal arguments, between two steps. What it raises ends the training."""
+
+
+class _NoControl:
+    """Nobody wants anything."""
+
+    def wishes(self) -> Sequence[float]:
+        return ()
+
+    def act(self, wishes: Sequence[float], loop: Loop) -> None:
+        """Nothing was wished."""
 
 
 def _nothing() -> None:
@@ -69,32 +90,55 @@ class Loop:
 
     Args:
         job: What is trained.
-        engine: Owns the weights; every rank runs its own Loop over the same job.
-        reporter: Told the progress, at most twice a second.
+        engine: Owns the weights.
+        reporter: Told the progress and the metrics, about once a second.
         clock: Times the epochs.
         between_steps: Called before each step; it may block (a latency measurement next door), and its time is not charged.
+        control: Asked about once a second what to do besides.
+        meter: Measures throughput; one that knows neither FLOPs nor tokens where absent.
     """
 
-    def __init__(self, job: FitJob, engine: Engine, *, reporter: Reporter, clock: Clock, between_steps: Callable[[], None] = _nothing) -> None:
+    def __init__(
+        self,
+        job: FitJob,
+        engine: Engine,
+        *,
+        reporter: Reporter,
+        clock: Clock,
+        between_steps: Callable[[], None] = _nothing,
+        control: Control | None = None,
+        meter: Meter | None = None,
+    ) -> None:
         self.epoch = 0
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
         self._job = job
         self._engine = engine
-        self._reporter = reporter
         self._clock = clock
         self._between_steps = between_steps
+        self._control = control or _NoControl()
         self._feed = Feed(job.split_train, ops=job.augment, seed=job.seed, distil=job.distil, device=engine.device)
-        decay = job.train.ema_decay
-        self._average = Averaged(engine.snapshot(), decay) if decay > 0 else None
+        self._average = Averaged(engine, job.train.ema_decay) if job.train.ema_decay > 0 else None
         self._steps_per_epoch = job.split_train.num_rows // job.train.batch_size
-        self._next_progress_s = -math.inf
+        self._sums = torch.zeros(2, dtype=torch.float64)  # of this epoch's losses, and how many they are
+        meter = meter or Meter(clock=clock, device=engine.device, world_size=engine.world_size)
+        sizes = {"num_steps": self.num_steps, "batch_size": job.train.batch_size}
+        self._pulse = Pulse(engine, reporter=reporter, clock=clock, meter=meter, **sizes)
+        self._num_overflows = 0
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Optimizer steps of the whole training, if nothing stops it early."""
         return self._steps_per_epoch * self._job.train.epochs
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch is over, or early stopping has had enough."""
+        job = self._job
+        return self.epoch >= job.train.epochs or stopping.is_over(self.curve, job.task.primary_metric, job.train)
+
     def run_epoch(self) -> dict[str, float]:
-        """Train one epoch and judge it on val.
+        """Train to the end of the epoch and judge it on val.
 
         Returns:
             `loss`, `val_loss`, the task's primary metric, `lr` and `grad_norm` (where the engine knows it) of the last step, `samples_per_s`
@@ -104,165 +148,189 @@ class Loop:
             Diverged: A loss is not finite. What was saved before stays good.
             OutOfRange: The batch is larger than the training split, or does not divide by the ranks.
         """
-        started_s = self._clock.monotonic_s()
-        with self._own_randomness():
-            loss, waited_s = self._train_epoch()
+        started_s, first_step, num_plateaus = self._clock.monotonic_s(), self.step, self._num_plateaus()
+        with own_randomness(self._engine.device):
+            waited_s = self._train_epoch(num_plateaus)
         trained_s = self._clock.monotonic_s() - started_s - waited_s
+        loss = self._mean_loss()
         self._engine.sync_buffers()
-        self._sync_average()
+        if self._average is not None:
+            average_buffers(self._average.buffers, self._engine)
         judged = self._judge()
-        self.epoch += 1
         elapsed_s = self._clock.monotonic_s() - started_s - waited_s
-        num_samples = self._steps_per_epoch * self._job.train.batch_size
-        lr = lr_at(self.epoch * self._steps_per_epoch - 1, self.num_steps, self._job.train)
-        rates = {"samples_per_s": num_samples / max(trained_s, 1e-9), "epoch_s": elapsed_s}
+        self.epoch += 1
+        self._sums.zero_()
+        num_samples = (self.step - first_step) * self._job.train.batch_size
         norm = self._engine.grad_norm
-        return {"loss": loss, **judged, "lr": lr, **({"grad_norm": norm} if math.isfinite(norm) else {}), **rates}
+        metrics = {
+            "loss": loss,
+            **judged,
+            "lr": lr_at(self.step - 1, self.num_steps, self._job.train, num_plateaus=num_plateaus),
+            **({"grad_norm": norm} if math.isfinite(norm) else {}),
+            "samples_per_s": num_samples / max(trained_s, 1e-9),
+            "epoch_s": elapsed_s,
+        }
+        self.curve.append(metrics)
+        return metrics
 
     def eval_model(self) -> nn.Module:
-        """A copy of what is judged and shipped: the averaged weights where averaging is on, in eval mode."""
-        model = self._engine.snapshot() if self._average is None else copy.deepcopy(self._average.model)
+        """A copy of what is judged and shipped: the averaged weights where averaging is on, in eval mode. For an engine of one rank."""
+        assert self._engine.world_size == 1, "an engine of many ranks shares its weights out: assemble them from a checkpoint"
+        model = copy.deepcopy(self._engine.model)
+        if self._average is not None:
+            self._average.copy_to(model)
         return model.requires_grad_(False).eval()
 
     def state(self) -> LoopState:
-        """The state as live tensors, for an engine that lives in one process."""
-        assert isinstance(self._engine, InProcessEngine), "an engine of many ranks is saved into a directory: use `save`"
-        average = self._average.model.state_dict() if self._average else {}
-        return {"epoch": self.epoch, "average": average, "engine": self._engine.state()}
+        """All that exact resume needs; the tensors are live. All ranks call it. Raises Diverged where a weight is no number."""
+        engine, average = self._engine, self._average
+        fragments = tuple(engine.fragments())
+        self._check_weights([fragment.tensor for fragment in fragments if fragment.slot == "weights"])
+        own = {f"buffers/{name}": buffer for name, buffer in engine.model.named_buffers()}
+        own |= {f"average_buffers/{name}": buffer for name, buffer in average.buffers.items()} if average else {}
+        document: dict[str, Json] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "curve": [dict(metrics) for metrics in self.curve],
+            "engine": dict(engine.scalars()),
+        }
+        return LoopState(document=document, fragments=(*fragments, *(average.fragments if average else ())), own={**own, "sums": self._sums})
 
-    def load_state(self, state: LoopState) -> None:
-        """Continue from a state; the same job gives the same bits as if it had never stopped."""
-        assert isinstance(self._engine, InProcessEngine), "an engine of many ranks is restored from a directory: use `load`"
-        self._engine.load_state(state["engine"])
-        self._resume(state["epoch"], state["average"])
+    def restored(self, document: Mapping[str, Json]) -> None:
+        """Go on from a state whose tensors were written into those of `state()`; the same job gives the same bits as if it had never stopped."""
+        self.epoch, self.step = cast(int, document["epoch"]), cast(int, document["step"])
+        self.curve = [dict(metrics) for metrics in cast("list[dict[str, float]]", document["curve"])]
+        self._engine.load_scalars(cast("dict[str, float]", document["engine"]))
+        self._engine.refresh()
+        self._pulse.restart(self.step)
 
-    def save(self, directory: Path) -> None:
-        """Write this rank's part of a checkpoint into a directory of its own. All ranks call it."""
-        self._engine.save(directory)
-        if self._engine.rank == 0:
-            average = self._average.model.state_dict() if self._average else {}
-            torch.save({"epoch": self.epoch, "average": average}, directory / _FILE)
+    def _num_plateaus(self) -> int:
+        return stopping.num_plateaus(self.curve, self._job.task.primary_metric, self._job.train)
 
-    def load(self, directory: Path) -> None:
-        """Restore from the parts of all ranks, merged into one directory. All ranks call it."""
-        self._engine.load(directory)
-        saved = torch.load(directory / _FILE, map_location=self._engine.device, weights_only=True)
-        self._resume(saved["epoch"], saved["average"])
-
-    def _resume(self, epoch: int, average: dict[str, Tensor]) -> None:
-        self.epoch = epoch
-        if self._average is not None:
-            self._average.model.load_state_dict(average)
-
-    def _train_epoch(self) -> tuple[float, float]:
-        """Mean loss over all ranks, and the seconds spent in `between_steps`."""
-        engine, train = self._engine, self._job.train
-        batches = epoch_batches(
-            self._job.split_train.num_rows,
-            batch_size=train.batch_size,
-            seed=self._job.seed,
-            epoch=self.epoch,
-            rank=engine.rank,
-            world_size=engine.world_size,
-        )
-        losses = _Losses(self.epoch * self._steps_per_epoch, check_every=_GPU_CHECK_EVERY if engine.device.startswith("cuda") else 1)
-        waited_s = 0.0
-        for index, rows_B in enumerate(batches):
-            waited_s += self._pause()
-            step = self.epoch * self._steps_per_epoch + index
-            batch = self._feed.batch(rows_B, self.epoch)
-            loss = self._step(batch, step)
-            losses.add(loss)
-            self._tell(step + 1)
-        total, count = engine.reduce_sum([losses.total(), float(len(batches))])
-        return total / count, waited_s
-
-    def _step(self, batch: Batch, step: int) -> Tensor:
+    def _train_epoch(self, num_plateaus: int) -> float:
+        """Take the steps that are left of the epoch; returns the seconds spent in `between_steps`."""
         engine, job = self._engine, self._job
-        engine.set_lr(lr_at(step, self.num_steps, job.train))
-        logits_BC = engine.forward(batch.images_BCHW)
-        loss = training_loss(job.task, logits_BC, batch, label_smoothing=job.train.label_smoothing, distil=job.distil)
-        engine.step(loss)
+        first = self.step - self.epoch * self._steps_per_epoch
+        losses = _Losses(self._sums, self.step, check_every=_GPU_CHECK_EVERY if engine.device.startswith("cuda") else 1)
+        waited_s = 0.0
+        engine.model.train()
+        self._pulse.restart(self.step)
+        for batch_B in self._batches()[first:]:
+            waited_s += self._pause()
+            lr = lr_at(self.step, self.num_steps, job.train, num_plateaus=num_plateaus)
+            loss = self._step(batch_B, lr)
+            if loss is not None:
+                losses.add(loss)
+            self.step += 1
+            if self._pulse.is_due(self.step):
+                losses.check()
+                self._beat(lr, waited_s)
+        losses.check()
+        return waited_s
+
+    def _batches(self) -> Sequence[np.ndarray]:
+        """The global batches of this epoch, the same on all ranks."""
+        job, engine = self._job, self._engine
+        num_rows, batch_size = job.split_train.num_rows, job.train.batch_size
+        epoch_batches(num_rows, batch_size=batch_size, seed=job.seed, epoch=self.epoch, rank=engine.rank, world_size=engine.world_size)
+        return epoch_batches(num_rows, batch_size=batch_size, seed=job.seed, epoch=self.epoch, rank=0, world_size=1)
+
+    def _step(self, batch_B: np.ndarray, lr: float) -> Tensor | None:
+        """One optimizer step on this rank's share of a batch; returns its mean loss, or None where fp16 overflowed."""
+        engine, job = self._engine, self._job
+        share = len(batch_B) // engine.world_size
+        micro = min(job.micro_batch_size or share, share)
+        mix = plan_mix(job.train, seed=job.seed, step=self.step)
+        total: Tensor | None = None
+        for index, start in enumerate(range(engine.rank * share, (engine.rank + 1) * share, micro)):
+            reseed(engine.device, job.seed, self.step, index, engine.rank)
+            rows_B = batch_B[start : start + micro]
+            partners_B = batch_B.take(range(start + mix.shift, start + mix.shift + micro), mode="wrap") if mix else None
+            loss = self._loss(self._feed.batch(rows_B, self.epoch, partners_B=partners_B, mix=mix))
+            engine.backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        assert total is not None, "a share has rows"
+        if not engine.step(lr):
+            self._overflowed()
+            return None
+        self._num_overflows = 0
         if self._average is not None:
-            self._average.update(engine.model, step)
-        return loss.detach()
+            self._average.update(self.step)
+        return total * (micro / share)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        job = self._job
+        outputs = self._engine.forward(batch.inputs)
+        return training_loss(job.task, outputs, batch, label_smoothing=job.train.label_smoothing, distil=job.distil)
+
+    def _overflowed(self) -> None:
+        self._num_overflows += 1
+        if self._num_overflows > _MOST_OVERFLOWS:
+            raise _diverged(f"gradient overflowed fp16 {self._num_overflows} times in a row; at", self.step, math.inf)
 
     def _pause(self) -> float:
         started_s = self._clock.monotonic_s()
         self._between_steps()
         return self._clock.monotonic_s() - started_s
 
-    def _tell(self, step: int) -> None:
-        now_s = self._clock.monotonic_s()
-        if now_s >= self._next_progress_s:
-            self._next_progress_s = now_s + _PROGRESS_EVERY_S
-            self._reporter.progress(step, self.num_steps, f"epoch {self.epoch + 1}/{self._job.train.epochs}")
+    def _beat(self, lr: float, waited_s: float) -> None:
+        """Tell how it goes, agree with the other ranks, and do what was agreed."""
+        note = f"epoch {self.epoch + 1}/{self._job.train.epochs}"
+        wishes = self._control.wishes()
+        self._control.act(self._pulse.beat(self.step, self._sums.tolist(), lr=lr, note=note, paused_s=waited_s, wishes=wishes), self)
 
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Dropout and the like draw from a stream of (seed, epoch, rank); the process's own stream stays as it was."""
-        devices = [torch.device(self._engine.device)] if self._engine.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(mix(self._job.seed, self.epoch, self._engine.rank) >> 1)
-            self._engine.model.train()
-            yield
+    def _mean_loss(self) -> float:
+        total, count = self._engine.reduce(self._sums.tolist())
+        return total / max(count, 1.0)
 
-    def _sync_average(self) -> None:
-        """Average the averaged buffers over the ranks; the averaged parameters are equal everywhere already."""
-        if self._average is not None and self._engine.world_size > 1:
-            average_buffers(self._average.model, self._engine)
+    def _check_weights(self, weights: Sequence[Tensor]) -> None:
+        """A gradient that is no number spoils the weights a step before the loss shows it: such weights must not become a checkpoint."""
+        is_bad = not all(bool(norm.isfinite()) for norm in torch._foreach_norm(list(weights)))
+        if self._engine.reduce([float(is_bad)], mode="max")[0]:
+            raise _diverged("weights before", self.step, math.nan)
 
     def _judge(self) -> dict[str, float]:
-        """Each rank judges the rows rank, rank + world_size, ... of val; sums make the means."""
-        transform = self._job.eval_transform
-        model = self.eval_model()
-        model = transform(model).eval() if transform else model
-        rows_N = torch.arange(self._engine.rank, self._job.split_val.num_rows, self._engine.world_size)
-        sums = [0.0, 0.0]
-        for rows_B in torch.split(rows_N, _EVAL_ROWS):
-            sums = [a + b for a, b in zip(sums, self._judge_batch(model, rows_B), strict=True)]
-        loss, score, count = self._engine.reduce_sum([*sums, float(len(rows_N))])
-        if not math.isfinite(loss):
-            raise _diverged("validation loss after", (self.epoch + 1) * self._steps_per_epoch, loss)
-        return {"val_loss": loss / count, self._job.task.primary_metric: score / count}
-
-    @torch.inference_mode()
-    def _judge_batch(self, model: nn.Module, rows_B: Tensor) -> tuple[float, float]:
-        """Sums over a batch: loss, and the score whose mean is the primary metric."""
-        split, task = self._job.split_val, self._job.task
-        images_BCHW = channels_last(split.images_NCHW[rows_B].to(self._engine.device).float())
-        logits_BC, labels_B = model(images_BCHW).float().cpu(), split.labels_N[rows_B]
-        score = float(task.correct(logits_BC.numpy(), labels_B.numpy()).sum())
-        return float(task.loss(logits_BC, labels_B)) * len(rows_B), score
+        job, engine = self._job, self._engine
+        if job.eval_transform is not None:
+            shipped = job.eval_transform(self.eval_model()).eval()
+            judged = judge(lambda inputs: _infer(shipped, inputs), job.task, job.split_val, engine, micro_batch_size=job.micro_batch_size)
+        elif self._average is not None:
+            with self._average.in_place():
+                judged = judge(engine.evaluate, job.task, job.split_val, engine, micro_batch_size=job.micro_batch_size)
+        else:
+            judged = judge(engine.evaluate, job.task, job.split_val, engine, micro_batch_size=job.micro_batch_size)
+        if not math.isfinite(judged["val_loss"]):
+            raise _diverged("validation loss after", self.step, judged["val_loss"])
+        return judged
 
 
 class _Losses:
-    """Collects losses and raises Diverged at the first that is not finite, looking at `check_every` of them at once (one GPU sync)."""
+    """Adds losses up and raises Diverged at the first that is not finite, looking at `check_every` of them at once (one GPU sync)."""
 
-    def __init__(self, first_step: int, *, check_every: int) -> None:
+    def __init__(self, sums: Tensor, first_step: int, *, check_every: int) -> None:
+        self._sums = sums
         self._step = first_step
         self._check_every = check_every
         self._pending: list[Tensor] = []
-        self._total = 0.0
 
     def add(self, loss: Tensor) -> None:
         self._pending.append(loss)
         if len(self._pending) == self._check_every:
-            self._check()
+            self.check()
 
-    def total(self) -> float:
-        """The sum of all losses."""
-        if self._pending:
-            self._check()
-        return self._total
-
-    def _check(self) -> None:
-        for value in torch.stack(self._pending).tolist():
+    def check(self) -> None:
+        """Look at all that were added."""
+        for value in torch.stack(self._pending).tolist() if self._pending else ():
             if not math.isfinite(value):
                 raise _diverged("loss at", self._step, value)
-            self._total += value
+            self._sums += torch.tensor([value, 1.0], dtype=torch.float64)
             self._step += 1
         self._pending.clear()
+
+
+@torch.inference_mode()
+def _infer(model: nn.Module, inputs: Tensor) -> Tensor:
+    return cast(Tensor, model(inputs)).float()
 
 
 def _diverged(what: str, step: int, loss: float) -> Diverged:

@@ -51,9 +51,11 @@ def autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[None]:
     return torch.autocast(device.partition(":")[0], dtype=dtype, enabled=dtype is not torch.float32)
 
 
-def channels_last(images_BCHW: Tensor) -> Tensor:
-    """The same values with channels innermost in memory; all convolutions that follow keep that order.
+def channels_last(inputs: Tensor) -> Tensor:
+    """Images (B, C, H, W) with the same values and channels innermost in memory; all convolutions that follow keep that order. Others as they are.
 
     `Tensor.to(memory_format=...)` leaves images of one channel as they are, and then the whole network computes in the slow order.
     """
-    return torch.empty_like(images_BCHW, memory_format=torch.channels_last).copy_(images_BCHW)
+    if inputs.ndim != 4 or not inputs.is_floating_point():
+        return inputs
+    return torch.empty_like(inputs, memory_format=torch.channels_last).copy_(inputs)

@@ -18,7 +18,7 @@ def make_split(num_rows: int, *, seed: int) -> TensorSplit:
     generator = torch.Generator().manual_seed(seed)
     labels_N = torch.arange(num_rows) % 3
     noise_NCHW = torch.randint(0, 80, (num_rows, 1, 6, 6), generator=generator)
-    return TensorSplit(images_NCHW=(noise_NCHW + 60 * labels_N[:, None, None, None]).to(torch.uint8), labels_N=labels_N)
+    return TensorSplit(inputs_N=(noise_NCHW + 60 * labels_N[:, None, None, None]).to(torch.uint8), labels_N=labels_N)
 
 
 @pytest.fixture(autouse=True)

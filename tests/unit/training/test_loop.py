@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import io
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from foundry_ray import tasks
-from foundry_ray.errors import Diverged, OutOfRange
+from foundry_ray.errors import Diverged, OutOfRange, Preempted
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
+from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.feed import Batch
 from foundry_ray.training.loop import DistilTargets, FitJob, Loop, TensorSplit
@@ -36,32 +35,102 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def copied(first: Loop, second: Loop) -> Loop:
+    """The second loop with the state of the first, through bytes."""
+    second.restored(from_bytes(to_bytes(first.state()), second.state()))
+    return second
+
+
+def shared(metrics: dict[str, float]) -> dict[str, float]:
+    """What does not hang on how long something took."""
+    return {name: value for name, value in metrics.items() if name not in ("samples_per_s", "epoch_s")}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "adafactor"])
 def test_resume_is_bit_identical_to_the_unbroken_run(with_train: Callable[..., FitJob], make_model: MakeModel, optimizer: str) -> None:
-    job = with_train(optimizer=optimizer)
+    job = with_train(optimizer=optimizer, mixup_alpha=0.4)
     unbroken = make_loop(job, make_model())
     metrics = [unbroken.run_epoch() for _ in range(4)]
     first = make_loop(job, make_model())
     first.run_epoch()
-    buffer = io.BytesIO()
-    torch.save(first.state(), buffer)
-    buffer.seek(0)
     torch.manual_seed(1234)
-    second = make_loop(job, make_model())
-    second.load_state(torch.load(buffer, weights_only=True))
+    second = copied(first, make_loop(job, make_model()))
     assert second.epoch == 1
     assert [second.run_epoch() for _ in range(3)] == metrics[1:]
+    assert second.curve == metrics
     assert_equal(weights(unbroken), weights(second))
 
 
-def test_a_directory_restores_what_a_state_restores(job: FitJob, make_model: MakeModel, tmp_path: Path) -> None:
-    first = make_loop(job, make_model())
-    first.run_epoch()
-    first.save(tmp_path)
-    second = make_loop(job, make_model())
-    second.load(tmp_path)
-    assert first.run_epoch() == second.run_epoch()
-    assert_equal(weights(first), weights(second))
+class _StopsAt:
+    """A control that ends training after a step, as a preemption does."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def wishes(self) -> tuple[float, ...]:
+        return (1.0,)
+
+    def act(self, wishes: Sequence[float], loop: Loop) -> None:
+        if loop.step == self._step:
+            raise Preempted("stop", hint="go on")
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 10])
+def test_resume_in_the_middle_of_an_epoch_is_bit_identical(with_train: Callable[..., FitJob], make_model: MakeModel, step: int) -> None:
+    job = with_train(epochs=2)
+    unbroken = make_loop(job, make_model())
+    metrics = [unbroken.run_epoch(), unbroken.run_epoch()]
+    first = make_loop(job, make_model(), control=_StopsAt(step), between_steps=lambda: None)
+    with pytest.raises(Preempted):
+        while True:
+            first.run_epoch()
+    second = copied(first, make_loop(job, make_model()))
+    while not second.is_done:
+        second.run_epoch()
+    assert second.step == unbroken.step
+    assert [shared(one) for one in second.curve] == [shared(one) for one in metrics]
+    assert_equal(weights(unbroken), weights(second))
+
+
+def test_a_pulse_changes_no_number(job: FitJob, make_model: MakeModel) -> None:
+    slow, fast = FakeClock(), FakeClock()
+    often = make_loop(job, make_model(), clock=slow, between_steps=lambda: slow.sleep(5.0))
+    seldom = make_loop(job, make_model(), clock=fast)
+    assert often.run_epoch()["loss"] == seldom.run_epoch()["loss"]
+    assert_equal(weights(often), weights(seldom))
+
+
+def test_smaller_passes_make_the_same_step(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    def trained(micro_batch_size: int | None) -> dict[str, Tensor]:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+        model.load_state_dict(make_plain.state_dict())
+        job = dataclasses.replace(with_train(ema_decay=0.0, mixup_alpha=0.3), micro_batch_size=micro_batch_size)
+        accumulation = 8 // (micro_batch_size or 8)
+        loop = Loop(job, TorchEngine(model, job.train, accumulation=accumulation), reporter=RecordingReporter(), clock=FakeClock())
+        loop.run_epoch()
+        return weights(loop)
+
+    make_plain = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    whole, halves = trained(None), trained(2)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(halves[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_early_stopping_ends_training_when_val_stands_still(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    loop = make_loop(with_train(epochs=50, lr=1e-9, early_stopping_epochs=2, ema_decay=0.0), make_model())
+    while not loop.is_done:
+        loop.run_epoch()
+    assert 3 <= loop.epoch < 50
+
+
+def test_weights_that_are_no_numbers_never_become_a_checkpoint(job: FitJob, make_model: MakeModel) -> None:
+    model = make_model()
+    loop = make_loop(job, model)
+    loop.run_epoch()
+    with torch.no_grad():
+        model[1].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(Diverged, match="the weights before step 6 is nan"):
+        loop.state()
 
 
 def test_training_learns(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
@@ -162,11 +231,15 @@ def test_the_process_keeps_its_own_random_stream(job: FitJob, make_model: MakeMo
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_progress_is_told_at_most_twice_a_second(job: FitJob, make_model: MakeModel) -> None:
+def test_metrics_are_told_about_once_a_second(job: FitJob, make_model: MakeModel) -> None:
     clock, reporter = FakeClock(), RecordingReporter()
-    loop = make_loop(job, make_model(), clock=clock, reporter=reporter, between_steps=lambda: clock.sleep(0.2))
+    model = make_model()
+    model.register_forward_hook(lambda *_: clock.sleep(0.25) if model.training else None)
+    loop = make_loop(job, model, clock=clock, reporter=reporter)
     loop.run_epoch()
-    assert reporter.progresses == [(1, 24, "epoch 1/4"), (4, 24, "epoch 1/4")]
+    assert reporter.progresses == [(1, 24, "epoch 1/4"), (5, 24, "epoch 1/4")]
+    assert [step for step, _ in reporter.points] == [1, 5]
+    assert reporter.points[1][1]["samples_per_s"] == pytest.approx(32)
 
 
 def test_distillation_follows_hinton(job: FitJob, make_model: MakeModel) -> None:
@@ -179,7 +252,7 @@ def test_distillation_follows_hinton(job: FitJob, make_model: MakeModel) -> None
 def test_alpha_is_the_share_of_the_teacher(job: FitJob) -> None:
     logits_BC, targets_BC, labels_B = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     distil = DistilTargets(logits_VNC=torch.zeros(1, 4, 3).half(), alpha=0.25, temperature=2.0)
-    batch = Batch(images_BCHW=torch.zeros(4, 1, 6, 6), labels_B=labels_B, targets_BC=targets_BC)
+    batch = Batch(inputs=torch.zeros(4, 1, 6, 6), labels_B=labels_B, targets_BC=targets_BC)
     loss = training_loss(job.task, logits_BC, batch, label_smoothing=0.0, distil=distil)
     expected = 0.75 * torch.nn.functional.cross_entropy(logits_BC, labels_B) + 0.25 * distillation(logits_BC, targets_BC, 2.0)
     assert float(loss) == pytest.approx(float(expected))
@@ -212,8 +285,8 @@ def test_gradients_are_clipped_to_the_norm(with_train: Callable[..., FitJob], ma
         model = make_model()
         before = copy.deepcopy(model.state_dict())
         engine = TorchEngine(model, job.train)
-        engine.set_lr(1.0)
-        engine.step(engine.forward(job.split_train.images_NCHW[:8].float()).square().sum() * 100)
+        engine.backward(engine.forward(job.split_train.inputs_N[:8].float()).square().sum() * 100)
+        engine.step(1.0)
         assert engine.grad_norm > 10
         return float(sum((model.state_dict()[name] - before[name]).square().sum() for name, _ in model.named_parameters())) ** 0.5
 
@@ -226,6 +299,6 @@ def test_read_only_arrays_become_tensors_without_a_copy_or_a_warning() -> None:
 
     images_NCHW = np.zeros((2, 1, 3, 3), np.uint8)
     images_NCHW.flags.writeable = False
-    split = TensorSplit.of(Split(images_NCHW=images_NCHW, labels_N=np.arange(2)))
-    assert split.images_NCHW.data_ptr() == images_NCHW.ctypes.data
+    split = TensorSplit.of(Split(inputs_N=images_NCHW, labels_N=np.arange(2)))
+    assert split.inputs_N.data_ptr() == images_NCHW.ctypes.data
     assert split.num_rows == 2
