@@ -13,14 +13,15 @@ from typing import TypeAlias, TypeVar
 
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound
 from foundry_ray.housekeeping.contents import Document
+from foundry_ray.training.checkpoint.layout import FOLDER, SINGLE
 from foundry_ray.types import Json, RegistryEntry, RunRecord, StudyResult, from_json
 
 _ARTIFACT = re.compile(r"(artifacts/[^/]+/[0-9a-f]{64})(?:\.\d{1,8})?\.json")
 _FOLLOWED = re.compile(r"artifacts/[a-z0-9_-]+/[0-9a-f]{64}(?:\.\d{1,8})?\.json|stages/[a-z]+/[0-9a-f]{32}\.json")
 _RANKS = (
     re.compile(r"blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}|artifacts/.+"),
-    re.compile(r"studies/[0-9a-f]{32}/trials/.+\.pt|checkpoints/[0-9a-f]{32}/\d{6}(?:/rank-\d{5}.*|-[0-9a-f]{32}\.pt)"),
-    re.compile(r"checkpoints/[0-9a-f]{32}/\d{6}/manifest\.json"),
+    re.compile(rf"studies/[0-9a-f]{{32}}/trials/\d{{6}}/{SINGLE}|checkpoints/[0-9a-f]{{32}}/(?:(?:{FOLDER})/rank-\d{{5}}.*|{SINGLE})"),
+    re.compile(rf"checkpoints/[0-9a-f]{{32}}/(?:{FOLDER})/manifest\.json"),
     re.compile(r"studies/[0-9a-f]{32}/journal/\d{8}"),
     re.compile(r"stages/.+"),
     re.compile(r"registry/[A-Za-z0-9_-]+/(?:versions/\d{8}|reports/\d{8}/\d{8})"),

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from foundry_ray.artifacts.keys import check_key
 from foundry_ray.artifacts.manifest import MANIFEST_VERSION, parse_manifest
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, StoreError
 from foundry_ray.housekeeping.parallel import in_parallel
@@ -19,7 +18,8 @@ from foundry_ray.housekeeping.references import named_keys, named_stage_keys
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import series
 from foundry_ray.runlog import StageResult
-from foundry_ray.training.checkpoint import Checkpoint
+from foundry_ray.training.checkpoint import layout
+from foundry_ray.training.checkpoint.format1 import parse_checkpoint1
 from foundry_ray.types import FORMAT_VERSION, Json, RunRecord, StageStatus, from_json, parse_json
 
 MAX_DOCUMENT_BYTES = 64 << 20  # as a manifest; the result of a study with 10,000 trials has about 20 MB
@@ -28,7 +28,7 @@ _DOCUMENTS = re.compile(
     r"|checkpoints/[^/]+/[^/]+/[^/]+\.json|studies/[^/]+/journal/.+"
 )
 _OF_A_STAGE = re.compile(r"(?:checkpoints|studies)/([0-9a-f]{32})/|stages/[^/]+/([0-9a-f]{32})\.json")
-_NEWEST = {"artifacts": MANIFEST_VERSION, "registry": series.FORMAT}
+_NEWEST = {"artifacts": MANIFEST_VERSION, "registry": series.FORMAT, "checkpoints": layout.FORMAT}
 _HINT = "`foundry store verify` says what it breaks and what mends it."
 _FINISHED = (StageStatus.DONE, StageStatus.REUSED)
 
@@ -168,19 +168,20 @@ def _manifest(key: str, data: bytes) -> Document:
 
 
 def _checkpoint(key: str, value: dict[str, Json]) -> Document:
-    if not key.endswith("/manifest.json"):
-        return Document(key=key)  # a part's list of files, which the manifest repeats
-    folder, checkpoint = key.rpartition("/")[0], from_json(Checkpoint, value, what=key)
-    if folder != f"checkpoints/{checkpoint.stage_key}/{checkpoint.epoch:06d}":
-        raise ArtifactCorrupt(f"{key} is the checkpoint of another place ({checkpoint.stage_key!r}, epoch {checkpoint.epoch}).", hint=_HINT, key=key)
-    needs = []
-    for name, file in checkpoint.files.items():
-        try:
-            check_key(f"{folder}/{name}")
-        except StoreError as error:
-            raise ArtifactCorrupt(f"{key} names a file that no store can hold: {error.message}", hint=_HINT, key=key) from error
-        needs.append(Need(key=f"{folder}/{name}", size_bytes=file.size_bytes, sha256=file.sha256))
-    return Document(key=key, needs=tuple(needs))
+    folder, _, name = key.rpartition("/")
+    is_first = layout.is_first_format(folder.rpartition("/")[2])
+    if name != layout.MANIFEST:
+        if not is_first and layout.INDEX_NAME.fullmatch(name):
+            layout.parse_index(key, value)
+        return Document(key=key)  # what a part holds, the manifest says too
+    if is_first:
+        files = parse_checkpoint1(key, value).files
+        return Document(
+            key=key, needs=tuple(Need(key=f"{folder}/{name}", size_bytes=one.size_bytes, sha256=one.sha256) for name, one in files.items())
+        )
+    parts = layout.parse_checkpoint(key, value).parts
+    named = ((name(rank), one) for rank, part in enumerate(parts) for name, one in ((layout.index_name, part.index), (layout.data_name, part.data)))
+    return Document(key=key, needs=tuple(Need(key=f"{folder}/{name}", size_bytes=one.size_bytes, sha256=one.sha256) for name, one in named))
 
 
 def _run(key: str, value: dict[str, Json]) -> Document:

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Iterator
 
 from foundry_ray.config import RetentionConfig
 from foundry_ray.housekeeping.belongings import Belongings
-from foundry_ray.protocols import ArtifactStore, ObjectInfo
-
-_EPOCH = re.compile(r"checkpoints/[0-9a-f]{32}/(\d{6})(/manifest\.json|/rank-\d{5}.+|-[0-9a-f]{32}\.pt)")
+from foundry_ray.protocols import ArtifactStore
+from foundry_ray.training.checkpoint import layout
 
 
 def kept_checkpoints(store: ArtifactStore, found: Belongings, retention: RetentionConfig) -> Iterator[tuple[str, int]]:
     """Keys and sizes of committed checkpoints of stages and of trials, in key order."""
     finished = {key.rpartition("/")[2].removesuffix(".json") for key in found.documents if key.startswith("stages/")}
     for stage_key in sorted(found.stage_keys):
-        epochs = _committed(store.list(f"checkpoints/{stage_key}/"))
-        is_finished = stage_key in finished
-        if is_finished and retention.checkpoints != "all":
-            epochs = {max(epochs): epochs[max(epochs)]} if epochs and retention.checkpoints == "last" else {}
-        for _, objects in sorted(epochs.items()):
-            yield from ((info.key, info.size_bytes) for info in objects)
+        sizes = {info.key: info.size_bytes for info in store.list(layout.stage_folder(stage_key))}
+        whole = layout.committed_keys(sizes)
+        if stage_key in finished and retention.checkpoints != "all":
+            whole = whole[-1:] if retention.checkpoints == "last" else []
+        yield from ((key, sizes[key]) for key in sorted(key for keys in whole for key in keys))
     yield from _trials(store, found, retention)
-
-
-def _committed(objects: Iterator[ObjectInfo]) -> dict[str, list[ObjectInfo]]:
-    """The objects of each epoch that is whole."""
-    epochs: dict[str, list[ObjectInfo]] = defaultdict(list)
-    committed: set[str] = set()
-    for info in objects:
-        match = _EPOCH.fullmatch(info.key)
-        if match:
-            epochs[match.group(1)].append(info)
-            committed |= {match.group(1)} if not match.group(2).startswith("/rank-") else set()
-    return {epoch: found for epoch, found in epochs.items() if epoch in committed}
 
 
 def _trials(store: ArtifactStore, found: Belongings, retention: RetentionConfig) -> Iterator[tuple[str, int]]:

@@ -22,6 +22,7 @@ from foundry_ray.config import RetentionConfig
 from foundry_ray.housekeeping.roots import Needed, Policy, results_by_stage_key
 from foundry_ray.protocols import ObjectInfo
 from foundry_ray.search.targets import target_key, trial_seed
+from foundry_ray.training.checkpoint import layout
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, RunRecord, StageStatus, from_json
 
 WHY_KEPT = {
@@ -44,7 +45,6 @@ COLLECTORS = "gc"
 _NAMED = re.compile(r"stages/[^/]+/[0-9a-f]{32}\.json|artifacts/[^/]+/[0-9a-f]{64}(\.\d+)?\.json|blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}(\.\d+)?")
 _TARGET = re.compile(r"targets/[0-9a-f]{64}\.npz")
 _UNIT = re.compile(r"(checkpoints|studies)/([0-9a-f]{32})/.+")
-_EPOCH = re.compile(r"checkpoints/[0-9a-f]{32}/(\d{6})(/manifest\.json|/rank-.+|-[0-9a-f]+\.pt)")
 _TRIAL = re.compile(r"studies/[0-9a-f]{32}/trials/(\d{6})/.+")
 _LEASE = re.compile(r"leases/([^/]+)/(\d{8})\.(claim|beat|done)")
 
@@ -83,25 +83,19 @@ def _units(objects: Sequence[ObjectInfo], needed: Needed, policy: Policy) -> Ite
             yield from () if is_somebodys or is_young else members
             continue
         if kind == "checkpoints":
-            kept = None if stage_key not in finished else _kept_epochs(members, policy.retention)
+            kept = None if stage_key not in finished else _kept_checkpoints(members, policy.retention)
         else:
             is_open = unfinished is None or stage_key in unfinished or stage_key not in needed.studies
             kept = None if is_open else _kept_trials(members, stage_key, needed, finished, policy.retention)
         yield from (info for info in members if kept is not None and info.key not in kept and info.modified_at_s < policy.cutoff_s)
 
 
-def _kept_epochs(members: Sequence[ObjectInfo], retention: RetentionConfig) -> set[str]:
+def _kept_checkpoints(members: Sequence[ObjectInfo], retention: RetentionConfig) -> set[str]:
     """Of a finished stage."""
-    epochs: dict[str, set[str]] = defaultdict(set)
-    committed = set()
-    for info in members:
-        match = _EPOCH.fullmatch(info.key)
-        if match:
-            epochs[match[1]].add(info.key)
-            committed |= {match[1]} if not match[2].startswith("/rank-") else set()
     if retention.checkpoints == "all":
         return {info.key for info in members}
-    return epochs[max(committed)] if committed and retention.checkpoints == "last" else set()
+    whole = layout.committed_keys(info.key for info in members)
+    return set(whole[-1]) if whole and retention.checkpoints == "last" else set()
 
 
 def _kept_trials(

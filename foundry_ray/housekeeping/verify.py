@@ -19,9 +19,10 @@ from foundry_ray.housekeeping.parallel import in_parallel
 from foundry_ray.housekeeping.stretches import sha256_of
 from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.runlog import find_run_id
+from foundry_ray.training.checkpoint.layout import SINGLE
 
 _BLOB = re.compile(r"blobs/sha256/[0-9a-f]{2}/([0-9a-f]{64})(?:\.\d+)?")
-_TRIAL = re.compile(r"(?:studies/[0-9a-f]{32}/trials/.+|checkpoints/[0-9a-f]{32})/\d{6}-([0-9a-f]{32})\.pt")
+_SINGLE = re.compile(rf"(?:studies/[0-9a-f]{{32}}/trials/.+|checkpoints/[0-9a-f]{{32}})/(?={SINGLE})\d{{6}}-([0-9a-f]{{32}})\..+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ def _hashable(contents: Contents, *, is_all: bool) -> Iterator[Need]:
                 yield need
     reached = contents.sizes if is_all else contents.reached_from(contents.documents)
     for key in sorted(reached):
-        found = _BLOB.fullmatch(key) or _TRIAL.fullmatch(key)
+        found = _BLOB.fullmatch(key) or _SINGLE.fullmatch(key)
         if found and key in contents.sizes and (key, 0, found.group(1)) not in seen:
             yield Need(key=key, size_bytes=contents.sizes[key], sha256=found.group(1))
 

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from foundry_ray.artifacts.manifests import publish
+from foundry_ray.artifacts.manifests import publish, put_json
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import register
 from foundry_ray.runlog import StageResult, commit_result, save_run
 from foundry_ray.search.events import Event
 from foundry_ray.search.journal import Journal
 from foundry_ray.testing import samples
-from foundry_ray.training.checkpoint import save_checkpoint
+from foundry_ray.testing.clock import FakeClock
+from foundry_ray.training.checkpoint import Checkpoint
+from foundry_ray.training.checkpoint.commit import Draft, commit, find_parts
+from foundry_ray.training.checkpoint.layout import FileInfo, Index, data_name, index_name
 from foundry_ray.types import (
     ArtifactRef,
     DatasetRef,
@@ -66,6 +69,17 @@ def store_run(store: ArtifactStore, *, clock: Clock, run_id: str = RUN_ID, seed:
     return run.save()
 
 
+def store_checkpoint(store: ArtifactStore, stage_key: str, *, epoch: int, data: bytes, attempt: str = "a") -> Checkpoint:
+    """Store a committed checkpoint of one rank after 10 steps an epoch, whose bytes are no tensors."""
+    draft = Draft(stage_key=stage_key, step=10 * epoch, epoch=epoch, world_size=1, attempt=attempt, document={}, meta={})
+    whole = FileInfo(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    store.put(draft.folder + data_name(0), data)
+    put_json(store, draft.folder + index_name(0), to_json(Index(data=whole, blocks=(), own=())))
+    parts = find_parts(store, draft.folder, 1)
+    assert parts is not None, "they have just been stored"
+    return commit(store, draft, parts, clock=FakeClock(1_767_225_600.0))
+
+
 class _Run:
     def __init__(self, store: ArtifactStore, clock: Clock, run_id: str, seed: int) -> None:
         self._store = store
@@ -99,9 +113,9 @@ class _Run:
         return to_json(replace(samples.study(), study_key=study_key, trials=tuple(trials)))
 
     def checkpoints(self) -> None:
-        """Two epochs of the teacher, and one of the student."""
+        """Two of the teacher, one of the student."""
         for epoch in (1, 2):
-            save_checkpoint(self._store, stage_key_of("teacher", self._seed), epoch, {"loop.pt": b"epoch %d" % epoch})
+            store_checkpoint(self._store, stage_key_of("teacher", self._seed), epoch=epoch, data=b"epoch %d of %d" % (epoch, self._seed))
         self._put_hashed(f"checkpoints/{stage_key_of('student', self._seed)}", b"student epoch")
 
     def save(self) -> RunRecord:
@@ -111,7 +125,7 @@ class _Run:
 
     def _put_hashed(self, folder: str, data: bytes) -> str:
         data += b" of %d" % self._seed
-        key = f"{folder}/000001-{hashlib.sha256(data).hexdigest()[:32]}.pt"
+        key = f"{folder}/000001-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
         self._store.put(key, data)
         return key
 
