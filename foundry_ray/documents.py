@@ -198,7 +198,7 @@ def _decode_scalar(kind: type, data: object) -> object:
 def _decode_union(options: tuple[typing.Any, ...], data: typing.Any) -> object:
     if data is None:
         return None
-    structured = [option for option in options if dataclasses.is_dataclass(option)]
+    structured: list[typing.Any] = [option for option in options if dataclasses.is_dataclass(option)]
     if structured and isinstance(data, dict):
         return _decode(next((option for option in structured if _required(option) <= data.keys()), structured[0]), data)
     if options == (float, type(None)):

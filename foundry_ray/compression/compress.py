@@ -15,6 +15,7 @@ from foundry_ray.compression.parity import agreement_ratio, check_export, check_
 from foundry_ray.compression.quantize import quantize_onnx
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
+from foundry_ray.schemas import images_only
 from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_bytes, to_json
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _files(model: nn.Module, onnx: bytes, recipe: CompressionRecipe, meta: Json)
 
 def _meta(model: nn.Module, recipe: CompressionRecipe, dataset: DatasetRef, parents: tuple[str, ...]) -> Json:
     """What a caller of the served file must know, and where it came from."""
-    schema = dataset.schema
+    schema = images_only(dataset.schema, what="a served model")
     signature: dict[str, Json] = {
         "format_version": FORMAT_VERSION,
         "input": {"name": INPUT_NAME, "dtype": schema.dtype, "shape": ["batch", *schema.shape], "values": "raw pixels 0..255"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from foundry_ray.types import ImageSchema
+from foundry_ray.types import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,8 +19,11 @@ class Cost(NamedTuple):
     num_macs: int
 
 
-def cost(model: nn.Module, schema: ImageSchema) -> Cost:
-    """Count a model by one forward pass of one blank image, in evaluation mode; the model is left as it was."""
+def cost(model: nn.Module, schema: Schema) -> Cost:
+    """Count a model by one forward pass of one blank image or of token 0 throughout, in evaluation mode; the model is left as it was.
+
+    Products of activations with each other, as in attention, are not counted.
+    """
     import torch
 
     macs: list[int] = []
@@ -29,7 +32,8 @@ def cost(model: nn.Module, schema: ImageSchema) -> Cost:
     parameter = next(model.parameters())
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros((1, *schema.shape), device=parameter.device, dtype=parameter.dtype))
+            dtype = parameter.dtype if schema.kind == "images" else torch.int64
+            model.eval()(torch.zeros((1, *schema.shape), device=parameter.device, dtype=dtype))
     finally:
         model.train(was_training)
         for handle in handles:

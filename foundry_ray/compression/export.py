@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_ray.compression.onnx_graph import GraphWriter, Unsupported
 from foundry_ray.compression.tracing import folded
-from foundry_ray.types import ImageSchema
+from foundry_ray.schemas import images_only
+from foundry_ray.types import ImageSchema, Schema
 
 if TYPE_CHECKING:
     import onnx
@@ -24,8 +25,13 @@ _IR_VERSION = 10
 _MAX_BATCH = 4096
 
 
-def to_onnx(model: nn.Module, schema: ImageSchema) -> bytes:
-    """Export in fp32 with batch norms folded and a free batch axis. `model` takes raw pixels as floats; it is left unchanged."""
+def to_onnx(model: nn.Module, schema: Schema) -> bytes:
+    """Export in fp32 with batch norms folded and a free batch axis. `model` takes raw pixels as floats; it is left unchanged.
+
+    Raises:
+        ConfigError: The model is of something else than images.
+    """
+    schema = images_only(schema, what="the export to ONNX")
     traced = folded(model)
     if traced is not None:
         try:

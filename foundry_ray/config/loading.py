@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from foundry_ray.config.scale import apply_scale
 from foundry_ray.config.sections import PipelineConfig
 from foundry_ray.config.store import StoreConfig
-from foundry_ray.documents import Json, Scalar
+from foundry_ray.documents import Json
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, UnknownKey
 
 
@@ -154,6 +154,6 @@ def _keys_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]
     return list(current.model_fields)
 
 
-def parse_params(model: type[M], params: Mapping[str, Scalar], *, where: str) -> M:
+def parse_params(model: type[M], params: Mapping[str, Json], *, where: str) -> M:
     """Validate the `params:` of a registered name by the plugin's own type."""
     return validate(model, dict(params), where=where)

@@ -39,7 +39,7 @@ class DataConfig(Section):
     """The data set and its split."""
 
     source: str = Field(
-        description="A registered name (`foundry data fetch NAME`), the path of a folder of images in one folder per class, or of a .npz of token ids."
+        description="A registered name (`foundry data fetch NAME`), the path of a folder of images, one folder per class, or of a .npz of token ids."
     )
     split: SplitConfig = Field(SplitConfig(), description="Rows per split.")
     clean: CleanConfig = Field(CleanConfig(), description="Cleaning before the split.")

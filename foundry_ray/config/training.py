@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, model_validator
 from pydantic.config import JsonDict
 
 from foundry_ray.config.section import Section
+from foundry_ray.plugins import IMPORT
 
 _EXECUTION: JsonDict = {"execution": True}
 
@@ -26,7 +27,17 @@ class ModelConfig(Section):
     family: str = Field("resnet", description="A registered model family, or import:package.module:factory.")
     width: int = Field(32, ge=2, le=1024, description="Channels of the first stage.")
     depth: int = Field(2, ge=1, le=32, description="Blocks per stage.")
-    params: Mapping[str, JsonValue] = Field({}, description="Keyword arguments of an imported factory.")
+    params: Mapping[str, JsonValue] = Field({}, description="Keyword arguments of an imported factory; width and depth are not passed to it.")
+
+    @model_validator(mode="after")
+    def _sizes_have_a_reader(self) -> ModelConfig:
+        fields = type(self).model_fields
+        sizes = [f"{name} {value}" for name in ("width", "depth") if (value := getattr(self, name)) != fields[name].default]
+        if self.family.startswith(IMPORT) and sizes:
+            raise ValueError(f"family is {self.family} with {' and '.join(sizes)}; a factory gets `params` alone")
+        if self.params and not self.family.startswith(IMPORT):
+            raise ValueError(f"family is {self.family} with params {', '.join(self.params)}; only an imported factory takes them")
+        return self
 
 
 class TrainConfig(Section):

@@ -29,7 +29,7 @@ class Split:
     labels_N: np.ndarray
 
     @property
-    def images_NCHW(self) -> np.ndarray:
+    def images_NCHW(self) -> np.ndarray:  # noqa: N802  a shape suffix
         """The inputs, for those who work on images alone."""
         assert self.inputs_N.ndim == 4, "a split of tokens was refused before"
         return self.inputs_N

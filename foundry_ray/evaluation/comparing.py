@@ -16,6 +16,7 @@ from foundry_ray.evaluation.latency import measure_pair
 from foundry_ray.evaluation.quiet import QuietGate
 from foundry_ray.inference import load_served, open_runtime, run_batched
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter, Task
+from foundry_ray.schemas import images_only
 from foundry_ray.types import DatasetRef, EvaluationReport, LatencyResult, MetricValue, ModelArtifact, ModelReport
 
 if TYPE_CHECKING:
@@ -56,11 +57,13 @@ def evaluate(
         task: A registered task.
 
     Raises:
+        ConfigError: The data set is of something else than images.
         ArtifactNotFound: A model or the data set is not in the store.
         ArtifactCorrupt: Its bytes are not the published ones.
     """
     from foundry_ray import data, tasks
 
+    images_only(dataset.schema, what="the evaluation")
     judged = tasks.get(task)
     files = load_served(store, teacher), load_served(store, student)
     reporter.progress(0, _STEPS, "latency")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foundry_ray.config import ModelConfig, parse_params
 from foundry_ray.errors import ConfigError, RecipeInfeasible
 from foundry_ray.models.layers import ConvNorm
-from foundry_ray.types import Scalar
+from foundry_ray.types import Json, Scalar
 
 
 def channel_importance(made_by: Iterable[Tensor], read_by: Iterable[Tensor]) -> Tensor:
@@ -46,7 +46,7 @@ def copy_linear(source: nn.Linear, target: nn.Linear, *, columns: Tensor) -> Non
         target.bias.copy_(source.bias.detach())
 
 
-def size_of(params: Mapping[str, Scalar], *, family: str) -> ModelConfig:
+def size_of(params: Mapping[str, Json], *, family: str) -> ModelConfig:
     """Width and depth as a checked value. Raises OutOfRange or UnknownKey."""
     return parse_params(ModelConfig, {**params, "family": family}, where=f"model family {family}")
 

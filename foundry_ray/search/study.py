@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from foundry_ray.config import LatencyConfig, SearchConfig, Settings, StudentConfig
 from foundry_ray.errors import OutOfRange, RecipeInfeasible, SearchError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
+from foundry_ray.schemas import images_only
 from foundry_ray.search import constraints, schedulers
 from foundry_ray.search.coordinator import Coordinator, Rules
 from foundry_ray.search.events import Event, Job
@@ -89,12 +90,14 @@ def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: 
     """Propose, measure, train, stop at rungs, until the budget is spent; then choose on val.
 
     Raises:
+        ConfigError: The data set is of something else than images.
         OutOfRange: A batch is larger than the training split.
         SearchSpaceError: The space cannot be sampled.
         NoFeasibleTrial: No finished trial keeps all constraints.
         SearchError: Every trial failed.
         Conflict: Another process took the study over.
     """
+    images_only(context.dataset.schema, what="the search for a student")
     _check_batch(context)
     space = load_space(context.search.space, context.search)
     rules = _rules(context, space)
@@ -177,7 +180,7 @@ def _shared(context: StudyContext, logits_VNC: np.ndarray | None, *, limits: tup
         teacher_description=json.loads(manifests.read_file(store, key, "architecture.json")),
         teacher_tensors=manifests.read_file(store, key, "model.safetensors"),
         family=context.teacher.family,
-        schema=context.dataset.schema,
+        schema=images_only(context.dataset.schema, what="the search for a student"),
         task=context.task,
         augment=context.augment,
         student=context.student,

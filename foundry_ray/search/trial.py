@@ -96,7 +96,7 @@ class TrialRunner:
         self._between_steps = between_steps
         self._device = device
         self._teacher = models.rebuild(context.teacher_description)
-        self._teacher.load_state_dict(models.tensors_from_bytes(context.teacher_tensors))
+        models.load_tensors(self._teacher, models.tensors_from_bytes(context.teacher_tensors))
         self._teacher.eval()
 
     def __call__(self, job: Job) -> Iterator[Event]:

@@ -10,7 +10,11 @@ from foundry_ray.protocols import Task
 
 __all__ = ["get", "names", "register"]
 
-_tasks: Plugins[Task] = Plugins("task", "foundry_ray.tasks", {"image_classification": "foundry_ray.tasks.image_classification"})
+_tasks: Plugins[Task] = Plugins(
+    "task",
+    "foundry_ray.tasks",
+    {"causal_lm": "foundry_ray.tasks.causal_lm", "image_classification": "foundry_ray.tasks.image_classification"},
+)
 register = _tasks.register
 get = _tasks.get
 names = _tasks.names

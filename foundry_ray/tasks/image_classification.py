@@ -9,8 +9,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from foundry_ray.schemas import images_only
 from foundry_ray.tasks import register
-from foundry_ray.types import Json
+from foundry_ray.types import Json, Schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,10 @@ class ImageClassification:
 
     name = "image_classification"
     primary_metric = "accuracy"
+
+    def check(self, schema: Schema) -> None:
+        """Raises ConfigError for anything but images."""
+        images_only(schema, what="task image_classification", hint="for token ids use `task: causal_lm`.")
 
     def loss(self, logits_BC: Tensor, labels_B: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy in nats, computed in fp32; `label_smoothing` in [0, 1) is spread over all classes (arXiv 1512.00567)."""

@@ -46,5 +46,5 @@ def test_a_prediction_names_the_class_and_its_probability() -> None:
 
 
 def test_an_unknown_task_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no task 'guessing', wanted one of image_classification"):
+    with pytest.raises(ConfigError, match="no task 'guessing', wanted one of causal_lm, image_classification"):
         tasks.get("guessing")
