@@ -2,32 +2,98 @@
 
 from __future__ import annotations
 
-import importlib.util
+import multiprocessing
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from foundry_ray import keys
-from foundry_ray.config import PipelineConfig, Settings, StoreConfig
-from foundry_ray.errors import ConfigError, OutOfRange
+from foundry_ray.config import PipelineConfig, Settings, StoreConfig, TeacherConfig
+from foundry_ray.errors import ConfigError, FoundryError, OutOfRange
+from foundry_ray.plugins import IMPORT, load_import
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runlog import list_runs, load_run, read_result
+from foundry_ray.schemas import Schema, images_only
 from foundry_ray.stages import PROGRESS_PREFIXES, STAGES
-from foundry_ray.types import DatasetRef, Json, ModelArtifact, Plan, PlannedStage, StudyResult, from_json
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, Plan, PlannedStage, PlannedTraining, StudyResult, from_json
+
+if TYPE_CHECKING:
+    from foundry_ray.runtime.local_head import HeadOptions
 
 T = TypeVar("T")
 
 
 def check(config: PipelineConfig) -> None:
-    """Everything that can be wrong before anything starts: names, the space, the policy. Raises ConfigError and its kin."""
+    """Everything that is wrong wherever it runs: names, the training, the space, the policy. Raises ConfigError and its kin.
+
+    Something of the user's own (`import:`) is imported: whether that works is a part of the question.
+    """
     from foundry_ray import models, tasks
     from foundry_ray.search.policy import parse_policy
     from foundry_ray.search.space import load_space
+    from foundry_ray.training.checks import check_batch, check_training
 
-    _require("teacher.model.family", config.teacher.model.family, models.names())
+    if config.teacher.model.family.startswith(IMPORT):
+        load_import(config.teacher.model.family, what="teacher.model.family")
+    else:
+        _require("teacher.model.family", config.teacher.model.family, models.names())
     _require("task", config.task, tasks.names())
+    check_training(config.teacher)
+    if config.data.split.train >= 1:
+        check_batch(config.teacher, int(config.data.split.train))
     load_space(config.search.space, config.search)
     parse_policy(config.search.choose)
+
+
+def check_data(config: PipelineConfig, settings: Settings) -> Schema:
+    """What the raw data looks like, as its first records say, and whether that can be learnt as asked.
+
+    Raises:
+        DataError: The source is absent, or its first records are bad.
+        ConfigError: The data is not what the task or the training takes.
+    """
+    from foundry_ray import tasks
+    from foundry_ray.data.sources import open_source
+    from foundry_ray.training.checks import check_inputs
+
+    source = open_source(config.data, settings)
+    source.locate()
+    schema = source.schema()
+    tasks.get(config.task).check(schema)
+    check_inputs(config.teacher, schema, augment=config.data.augment)
+    return schema
+
+
+def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, until: str | None = None) -> None:
+    """Everything that is wrong with running it here and as far as asked. Starts nothing.
+
+    Args:
+        schema: Of the raw data.
+        until: The last stage; all of them where None.
+
+    Raises:
+        ConfigError: Stages that are asked for work on images alone, or this machine lacks a tool.
+        ResourcesUnavailable: The workers do not fit this machine, which is what trains.
+    """
+    from foundry_ray.runtime import local_head
+    from foundry_ray.training.checks import check_machine
+
+    if until not in ("data", "teacher"):
+        images_only(schema, what="the search for a student")
+    head = _local_head(config.cluster, settings)
+    if head is not None:
+        is_running = local_head.status(settings) is not None
+        check_machine(config.teacher, num_cpus=None if is_running else head.num_cpus or multiprocessing.cpu_count())
+
+
+def _local_head(cluster: str, settings: Settings) -> HeadOptions | None:
+    """How the local head would be started; None where other machines do the work."""
+    from foundry_ray.clock import SystemClock
+    from foundry_ray.observability import ConsoleReporter
+    from foundry_ray.runtime.place import LOCAL, locate
+
+    place = locate(cluster, settings, ConsoleReporter(clock=SystemClock()))
+    return place.options if place.address == LOCAL else None
 
 
 def _require(key: str, name: str, known: Collection[str]) -> None:
@@ -65,15 +131,53 @@ def open_existing(store: StoreConfig, settings: Settings) -> Iterator[ArtifactSt
 def plan(config: PipelineConfig, *, store: ArtifactStore | None, settings: Settings) -> Plan:
     """What `foundry run` would do. `store` is None where there is none yet: then everything runs."""
     check(config)
-    warnings = () if importlib.util.find_spec("deepspeed") else ("deepspeed is not installed: `foundry doctor` says how to mend it.",)
-    return Plan(pipeline=config.name, config=config.model_dump(mode="json"), stages=tuple(_stages(config, store, settings)), warnings=warnings)
-
-
-def _stages(config: PipelineConfig, store: ArtifactStore | None, settings: Settings) -> Iterator[PlannedStage]:
+    schema = check_data(config, settings)
     look = _Look(config, store)
+    return Plan(
+        pipeline=config.name,
+        config=config.model_dump(mode="json"),
+        stages=tuple(_stages(config, look, settings)),
+        training=_training(config.teacher, look.dataset, is_here=_local_head(config.cluster, settings) is not None),
+        warnings=tuple(_warnings(config, schema, settings)),
+    )
+
+
+def _training(config: TeacherConfig, dataset: DatasetRef | None, *, is_here: bool) -> PlannedTraining:
+    from foundry_ray.training.checks import described_precision, resolved_engine
+    from foundry_ray.training.shape import shape_of
+
+    shape, engine = shape_of(config, config.workers), resolved_engine(config)
+    steps_per_epoch = dataset.splits["train"].num_rows // config.train.batch_size if dataset is not None else None
+    return PlannedTraining(
+        engine=engine,
+        precision=described_precision(config, is_here=is_here),
+        batch_size=shape.batch_size,
+        num_workers=shape.num_workers,
+        min_workers=config.min_workers or config.workers,
+        micro_batch_size=shape.micro_batch_size,
+        accumulation=shape.accumulation,
+        zero_stage=shape.zero_stage if engine == "deepspeed" else None,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=steps_per_epoch * config.train.epochs if steps_per_epoch is not None else None,
+    )
+
+
+def _warnings(config: PipelineConfig, schema: Schema, settings: Settings) -> Iterator[str]:
+    """What a run from here would refuse, and what it would ignore."""
+    from foundry_ray.training.checks import ignored_keys
+
+    try:
+        check_run(config, schema, settings)
+    except FoundryError as error:
+        yield f"`foundry run` would refuse this: {error}"
+    for key in ignored_keys(config.teacher):
+        yield f"{key} is ignored: one worker trains with torch; `teacher.engine: deepspeed` follows it."
+
+
+def _stages(config: PipelineConfig, look: _Look, settings: Settings) -> Iterator[PlannedStage]:
     data_key = keys.data(config, settings)
     yield look.at("data", data_key)
-    dataset = look.output("data", data_key, DatasetRef)
+    dataset = look.dataset = look.output("data", data_key, DatasetRef)
     if dataset is None:
         yield from look.waiting("teacher", "search", "student", "evaluation", "registry")
     else:
@@ -114,6 +218,7 @@ class _Look:
     def __init__(self, config: PipelineConfig, store: ArtifactStore | None) -> None:
         self._store = store
         self._config = config
+        self.dataset: DatasetRef | None = None
         self._last: Json = None
         if store is not None:
             earlier = [run_id for run_id in list_runs(store) if run_id.rsplit("-", 3)[0] == config.name]

@@ -359,12 +359,29 @@ class PlannedStage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTraining:
+    """How the teacher would be trained. Steps are None until the data is prepared; `zero_stage` is None where nothing is sharded."""
+
+    engine: Literal["torch", "deepspeed"]
+    precision: str
+    batch_size: int
+    num_workers: int
+    min_workers: int
+    micro_batch_size: int
+    accumulation: int
+    zero_stage: int | None
+    steps_per_epoch: int | None
+    num_steps: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A checked configuration with everything resolved, and its stages."""
 
     pipeline: str
     config: Json
     stages: tuple[PlannedStage, ...]
+    training: PlannedTraining
     warnings: tuple[str, ...] = ()
 
 

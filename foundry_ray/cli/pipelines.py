@@ -63,16 +63,17 @@ def run(
     json_output: JsonOption = False,
 ) -> None:
     """Run a pipeline: what is done is reused, what was interrupted goes on."""
-    from foundry_ray.config import load_config, store_config
+    from foundry_ray.config import load_config, settings, store_config
     from foundry_ray.context import open_context
     from foundry_ray.pipeline import Pipeline
-    from foundry_ray.planning import check, check_stages
+    from foundry_ray.planning import check, check_data, check_run, check_stages
 
     config = load_config(pipeline, set_ or (), scale=scale)
     check(config)
     check_stages(fresh or ())
     check_stages([until] if until else (), option="--until")
     config = config.model_copy(update={"store": store_config(store) if store else config.store, "cluster": address or config.cluster})
+    check_run(config, check_data(config, settings()), settings(), until=until)
     with open_context(config.store, cluster=config.cluster, keep=keep, events=config.name) as context:
         context.limits = config.limits
         on_interrupt(f"foundry run {pipeline}")

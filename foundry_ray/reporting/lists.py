@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from foundry_ray.reporting.tables import simple
-from foundry_ray.types import Endpoint, Finding, Json, Plan, RunRecord
+from foundry_ray.types import Endpoint, Finding, Json, Plan, PlannedTraining, RunRecord
 
 _ACTION_STYLE = {"reused": "cyan", "resumed": "yellow", "run": "green", "skipped": "dim"}
 
@@ -43,13 +43,34 @@ def _shown(value: Json) -> str:
 
 
 def plan_table(plan: Plan) -> RenderableType:
-    """The stages, then the whole configuration with every default."""
+    """The stages, how the teacher would be trained, then the whole configuration with every default."""
     table = simple(f"plan of {plan.pipeline}", ("stage", "action", "key", "why"), ())
     for stage in plan.stages:
         table.add_row(stage.name, Text(stage.action, style=_ACTION_STYLE[stage.action]), Text(stage.key[:12], style="dim"), stage.reason)
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in plan.warnings]
     resolved = yaml.safe_dump(plan.config, sort_keys=False, default_flow_style=None, width=110)
-    return Group(table, *warnings, Text("\nresolved configuration", style="bold"), Syntax(resolved, "yaml", background_color="default"))
+    return Group(
+        table,
+        "",
+        training_line(plan.training),
+        *warnings,
+        Text("\nresolved configuration", style="bold"),
+        Syntax(resolved, "yaml", background_color="default"),
+    )
+
+
+def training_line(training: PlannedTraining) -> Text:
+    """Who trains, on what, in which shape and how long, in two lines."""
+    sharding = "" if training.zero_stage is None else f", ZeRO {training.zero_stage}"
+    workers = f"{training.num_workers} worker{'s' if training.num_workers > 1 else ''}"
+    fewest = f" (down to {training.min_workers})" if training.min_workers < training.num_workers else ""
+    passes = f" x {training.accumulation} passes" if training.accumulation > 1 else ""
+    shape = f"{workers}{fewest} x {training.micro_batch_size} samples{passes} = {training.batch_size} a step"
+    steps = "steps are known once the data is prepared"
+    if training.num_steps is not None:
+        steps = f"{training.steps_per_epoch} steps an epoch, {training.num_steps} in all"
+    text = Text("training  ", style="bold")
+    return text.append(f"{training.engine}{sharding}: {shape}\n          precision {training.precision}; {steps}", style="not bold cyan")
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:

@@ -7,18 +7,21 @@ Decides which engine trains, and whether a configuration can train at all: by it
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from foundry_ray.config import TeacherConfig
+from foundry_ray.config import DeepSpeedConfig, TeacherConfig
 from foundry_ray.errors import ConfigError, DataError, OutOfRange, ResourcesUnavailable
+from foundry_ray.training.mixing import check_mixing
+from foundry_ray.training.optimizers import check_optimizer
 from foundry_ray.training.shape import shape_of
-from foundry_ray.types import DatasetRef
+from foundry_ray.types import DatasetRef, Schema
 
 _COMPILERS = ("g++", "clang++", "c++")
+_BF16_FLAGS = {"amx_tile", "avx512_bf16"}
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
@@ -41,6 +44,36 @@ def deepspeed_only(config: TeacherConfig) -> tuple[str, ...]:
     return tuple(f"teacher.deepspeed.{key}" for key, is_set in keys.items() if is_set)
 
 
+def ignored_keys(config: TeacherConfig) -> tuple[str, ...]:
+    """The keys of `teacher.deepspeed` that are set and change nothing, because torch trains."""
+    if resolved_engine(config) == "deepspeed":
+        return ()
+    followed = config.deepspeed.model_copy(update={"loss_scale": DeepSpeedConfig().loss_scale})
+    return tuple(f"teacher.deepspeed.{key}" for key, value in followed if value != getattr(DeepSpeedConfig(), key))
+
+
+def described_precision(config: TeacherConfig, *, is_here: bool) -> str:
+    """The precision, and what `auto` means on this machine as far as that can be told without torch, whose word counts in the end."""
+    if config.train.precision != "auto":
+        return config.train.precision
+    if not is_here:
+        return "auto (as the workers' devices are)"
+    if config.use_gpu is not False and _may_have_gpus():
+        return "auto (bf16 where the GPU computes it natively, else fp32)"
+    return f"auto ({'bf16' if set(_cpu_flags()) & _BF16_FLAGS else 'fp32'} on this CPU)"
+
+
+def _cpu_flags() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+
+
+def _may_have_gpus() -> bool:
+    """Whether a driver of one is here; where this cannot be told, it may be."""
+    return sys.platform != "linux" or any(Path(device).exists() for device in _GPU_DEVICES)
+
+
 def check_training(config: TeacherConfig) -> None:
     """What is wrong whatever the data and the machine are.
 
@@ -48,6 +81,7 @@ def check_training(config: TeacherConfig) -> None:
         ConfigError: Keys contradict each other, or name what there is not.
         OutOfRange: The batch does not divide by the most or the fewest workers, or the share of the most by the micro-batch.
     """
+    check_optimizer(config.train.optimizer, key="teacher.train.optimizer")
     _check_engine(config)
     _check_shapes(config)
 
@@ -72,11 +106,11 @@ def _check_engine(config: TeacherConfig) -> None:
         raise ConfigError(message, hint=f"set `teacher.engine: deepspeed`, or leave `{only[0]}` out.")
 
 
-def check_machine(config: TeacherConfig, *, num_cpus: int | None = None) -> None:
+def check_machine(config: TeacherConfig, *, num_cpus: int | None) -> None:
     """What this machine cannot do, for training that happens on it.
 
     Args:
-        num_cpus: CPUs that are offered; None: as many as the machine has.
+        num_cpus: CPUs that are offered; None where that is not known before a cluster is asked.
 
     Raises:
         ConfigError: DeepSpeed is not installed, or nothing compiles what `teacher.compile` needs compiled.
@@ -88,8 +122,9 @@ def check_machine(config: TeacherConfig, *, num_cpus: int | None = None) -> None
     if config.compile and not any(map(shutil.which, _COMPILERS)):
         message = f"teacher.compile is true, which needs a C++ compiler, but none of {', '.join(_COMPILERS)} is on PATH."
         raise ConfigError(message, hint="install one (`apt install g++`), or set `teacher.compile: false`.")
-    _check_cpus(config, num_cpus or multiprocessing.cpu_count())
-    if config.use_gpu is True and sys.platform == "linux" and not any(Path(device).exists() for device in _GPU_DEVICES):
+    if num_cpus is not None:
+        _check_cpus(config, num_cpus)
+    if config.use_gpu is True and not _may_have_gpus():
         message = "teacher.use_gpu is true, wanted a GPU, but this machine has none."
         needed = {"GPU": config.workers * config.gpus_per_worker}
         raise ResourcesUnavailable(
@@ -98,19 +133,34 @@ def check_machine(config: TeacherConfig, *, num_cpus: int | None = None) -> None
 
 
 def _check_cpus(config: TeacherConfig, num_cpus: int) -> None:
-    needed = config.workers * config.cpus_per_worker
+    key = "min_workers" if config.min_workers is not None else "workers"
+    least = config.min_workers or config.workers
+    needed = least * config.cpus_per_worker
     if needed <= num_cpus:
         return
-    message = (
-        f"teacher.workers is {config.workers} and teacher.cpus_per_worker is {config.cpus_per_worker:g}, which needs {needed:g} CPUs, "
-        f"but this machine has {num_cpus}."
-    )
+    asked = f"teacher.{key} is {least} and teacher.cpus_per_worker is {config.cpus_per_worker:g}"
     raise ResourcesUnavailable(
-        message,
-        hint="lower `teacher.workers` or `teacher.cpus_per_worker`, or name a larger cluster with `cluster:` or `foundry submit --address`.",
+        f"{asked}, which needs {needed:g} CPUs, but this machine has {num_cpus}.",
+        hint=f"lower `teacher.{key}` or `teacher.cpus_per_worker`, or name a larger cluster with `cluster:` or `foundry submit --address`.",
         requested={"CPU": needed},
         available={"CPU": float(num_cpus)},
     )
+
+
+def check_inputs(config: TeacherConfig, schema: Schema, *, augment: Sequence[str]) -> None:
+    """What a data set's inputs cannot be put through.
+
+    Args:
+        augment: Random changes of training inputs, as `data.augment` names them.
+
+    Raises:
+        ConfigError: They cannot be mixed or augmented as asked.
+    """
+    has_images = schema.kind == "images"
+    check_mixing(config.train, has_images=has_images, is_continuous=has_images)
+    if augment and not has_images:
+        message = f"data.augment is {list(augment)}, but the data set has {schema.kind}, wanted images or no augmentation."
+        raise ConfigError(message, hint="set `data.augment: []`.")
 
 
 def check_rows(config: TeacherConfig, dataset: DatasetRef) -> None:

@@ -6,17 +6,18 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
 from foundry_ray.config import TeacherConfig, TrainConfig
 from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable
-from foundry_ray.training.checks import check_machine, check_rows, check_training, resolved_engine
-from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing, SplitInfo
+from foundry_ray.training.checks import check_inputs, check_machine, check_rows, check_training, described_precision, ignored_keys, resolved_engine
+from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing, SplitInfo, TokenSchema
 
 
-def _teacher(batch_size: int = 128, **fields: object) -> TeacherConfig:
-    return TeacherConfig.model_validate({"train": {"batch_size": batch_size}, **fields})
+def _teacher(batch_size: int = 128, train: Mapping[str, object] | None = None, **fields: object) -> TeacherConfig:
+    return TeacherConfig.model_validate({"train": {"batch_size": batch_size, **(train or {})}, **fields})
 
 
 def _dataset(**num_rows: int) -> DatasetRef:
@@ -91,11 +92,17 @@ def test_more_workers_than_the_machine_has_cpus_says_both_numbers_and_the_keys()
     assert (caught.value.requested, caught.value.available) == ({"CPU": 16.0}, {"CPU": 4.0})
 
 
+def test_fewer_workers_that_fit_are_enough() -> None:
+    check_machine(_teacher(workers=8, min_workers=2), num_cpus=2)
+    with pytest.raises(ResourcesUnavailable, match=r"teacher\.min_workers is 4 .* needs 4 CPUs, but this machine has 2"):
+        check_machine(_teacher(workers=8, min_workers=4), num_cpus=2)
+
+
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    check_machine(_teacher(workers=1))
+    check_machine(_teacher(workers=1), num_cpus=None)
     with pytest.raises(ConfigError, match=r"teacher.compile is true, which needs a C\+\+ compiler, but none of g\+\+"):
-        check_machine(_teacher(workers=1, compile=True))
+        check_machine(_teacher(workers=1, compile=True), num_cpus=None)
 
 
 def test_deepspeed_must_be_installed_where_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +115,7 @@ def test_deepspeed_must_be_installed_where_it_trains(monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(any(map(shutil.which, ("nvidia-smi", "rocm-smi"))), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(ResourcesUnavailable, match=r"teacher\.use_gpu is true, wanted a GPU, but this machine has none"):
-        check_machine(_teacher(workers=1, use_gpu=True))
+        check_machine(_teacher(workers=1, use_gpu=True), num_cpus=None)
 
 
 def test_an_empty_split_and_one_smaller_than_a_batch_are_refused() -> None:
@@ -121,11 +128,43 @@ def test_an_empty_split_and_one_smaller_than_a_batch_are_refused() -> None:
 def test_checking_imports_nothing_heavy() -> None:
     code = (
         "import sys; from foundry_ray.config import TeacherConfig; from foundry_ray.training import checks; "
-        "checks.check_training(TeacherConfig()); checks.check_machine(TeacherConfig(workers=1)); "
+        "checks.check_training(TeacherConfig()); checks.check_machine(TeacherConfig(workers=1), num_cpus=1); "
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'ray', 'torch', 'deepspeed', 'numpy'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_sharding_that_one_torch_worker_ignores_is_named() -> None:
+    assert ignored_keys(_teacher(workers=1, deepspeed={"zero_stage": 2})) == ("teacher.deepspeed.zero_stage",)
+    assert ignored_keys(_teacher(workers=1, deepspeed={"loss_scale": {"initial_power": 8}})) == ()
+    assert ignored_keys(_teacher(workers=2, deepspeed={"zero_stage": 2})) == ()
+
+
+def test_what_auto_precision_means_on_this_cpu_is_what_torch_says() -> None:
+    from foundry_ray.training.precision import has_native_bf16
+
+    native = "bf16" if has_native_bf16("cpu") else "fp32"
+    assert described_precision(_teacher(use_gpu=False), is_here=True) == f"auto ({native} on this CPU)"
+    assert described_precision(_teacher(train={"precision": "fp16"}), is_here=True) == "fp16"
+    assert described_precision(_teacher(), is_here=False) == "auto (as the workers' devices are)"
+
+
+def test_an_unknown_optimizer_and_one_whose_import_fails_are_refused() -> None:
+    assert "adamw" in str(_refusal(ConfigError, _teacher(train={"optimizer": "adam"})))
+    refusal = _refusal(ConfigError, _teacher(train={"optimizer": "import:no_such_package.optimizers:make"}))
+    assert "teacher.train.optimizer is 'import:no_such_package.optimizers:make', but there is no module 'no_such_package'" in refusal.message
+
+
+def test_token_ids_can_be_neither_mixed_nor_augmented() -> None:
+    tokens = TokenSchema(length=8, vocab_size=32)
+    check_inputs(_teacher(), tokens, augment=())
+    with pytest.raises(ConfigError, match=r"cutmix_alpha is 1.0, but the data set has no images"):
+        check_inputs(_teacher(train={"cutmix_alpha": 1.0}), tokens, augment=())
+    with pytest.raises(ConfigError, match=r"mixup_alpha is 0.2"):
+        check_inputs(_teacher(train={"mixup_alpha": 0.2}), tokens, augment=())
+    with pytest.raises(ConfigError, match=r"data.augment is \['flip'\], but the data set has tokens"):
+        check_inputs(_teacher(), tokens, augment=("flip",))
 
 
 def test_what_ships_passes() -> None:

@@ -45,8 +45,8 @@ def _refusal(model: nn.Module, batch: Batch | None = None) -> ConfigError:
 def test_a_model_that_can_train_passes_and_stays_as_it_was(make_model: Callable[[], nn.Module]) -> None:
     model = make_model().train()
     model[3].eval()
-    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    preflight(model, tasks.get("image_classification"), SCHEMA, _batch())
+    batch, before, random = _batch(), copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    preflight(model, tasks.get("image_classification"), SCHEMA, batch)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert (model.training, model[3].training) == (True, False)
     assert torch.equal(torch.get_rng_state(), random)

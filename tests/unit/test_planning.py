@@ -1,0 +1,110 @@
+"""What `foundry plan` says before anything starts, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foundry_ray import keys
+from foundry_ray.config import PipelineConfig, Settings
+from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable
+from foundry_ray.planning import check, check_data, check_run, check_stages, plan
+from foundry_ray.runlog import StageResult, commit_result
+from foundry_ray.testing.stores import MemoryStore
+from foundry_ray.types import DatasetRef, SplitInfo, TokenSchema, to_json
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """Token ids: the data that is read without a decoder."""
+    path = tmp_path / "text.npz"
+    np.savez(path, inputs=np.arange(120).reshape(20, 6) % 7, vocab_size=7)
+    return str(path)
+
+
+def _config(source: str, teacher: dict[str, object] | None = None, **fields: object) -> PipelineConfig:
+    split = {"train": 16, "val": 2, "test": 2}
+    small = {"workers": 1, "train": {"batch_size": 4, "epochs": 3}}
+    document = {"name": "p", "task": "causal_lm", "data": {"source": source, "split": split}, "teacher": {**small, **(teacher or {})}, **fields}
+    return PipelineConfig.model_validate(document)
+
+
+def test_a_plan_says_how_the_teacher_trains(source: str, settings: Settings) -> None:
+    teacher = {"workers": 2, "min_workers": 1, "micro_batch_size": 1, "deepspeed": {"zero_stage": 2}, "train": {"batch_size": 4, "precision": "bf16"}}
+    training = plan(_config(source, teacher), store=None, settings=settings).training
+    assert (training.engine, training.zero_stage, training.precision) == ("deepspeed", 2, "bf16")
+    assert (training.num_workers, training.min_workers, training.micro_batch_size, training.accumulation) == (2, 1, 1, 2)
+    assert training.num_steps is None
+
+
+def test_steps_are_known_once_the_data_is_prepared(source: str, settings: Settings, store: MemoryStore) -> None:
+    config = _config(source)
+    splits = {name: SplitInfo(num_rows=rows, num_bytes=rows) for name, rows in (("train", 14), ("val", 2), ("test", 2))}
+    dataset = DatasetRef(key="data/d", fingerprint="f", task="causal_lm", splits=splits, schema=TokenSchema(length=6, vocab_size=7))
+    result = StageResult(outputs=to_json(dataset), run_id="p-1", created_at="", duration_s=1.0, versions={})
+    commit_result(store, "data", keys.data(config, settings), result)
+    training = plan(config, store=store, settings=settings).training
+    assert (training.engine, training.zero_stage, training.steps_per_epoch, training.num_steps) == ("torch", None, 3, 9)
+
+
+def test_a_plan_names_what_a_run_from_here_would_refuse_and_ignore(source: str, settings: Settings) -> None:
+    teacher = {"cpus_per_worker": 1000, "deepspeed": {"zero_stage": 3}}
+    warnings = plan(_config(source, teacher), store=None, settings=settings).warnings
+    assert any("the search for a student got sequences of 6 token ids" in warning for warning in warnings)
+    assert any("teacher.deepspeed.zero_stage is ignored" in warning for warning in warnings)
+
+
+def test_a_run_refuses_more_workers_than_this_machine_holds_and_starts_nothing(source: str, settings: Settings) -> None:
+    config = _config(source, {"workers": 1000, "train": {"batch_size": 1000}}, data={"source": source, "split": {"train": 0.8}})
+    with pytest.raises(ResourcesUnavailable, match=r"teacher\.workers is 1000 .* needs 1000 CPUs, but this machine has \d+"):
+        check_run(config, check_data(config, settings), settings, until="teacher")
+    assert not settings.home.exists()
+
+
+def test_another_cluster_is_not_judged_by_this_machine(source: str, settings: Settings) -> None:
+    config = _config(source, {"cpus_per_worker": 1000}, cluster="10.0.0.5:6379")
+    check_run(config, check_data(config, settings), settings, until="teacher")
+    assert "workers' devices" in plan(config, store=None, settings=settings).training.precision
+
+
+@pytest.mark.parametrize(
+    ("error", "changes", "message"),
+    [
+        (OutOfRange, {"teacher": {"train": {"batch_size": 32}}}, "batch_size is 32, but the training split has 16 rows"),
+        (OutOfRange, {"teacher": {"model": {"family": "vgg"}}}, "teacher.model.family is 'vgg', but must be one of"),
+        (ConfigError, {"teacher": {"model": {"family": "import:no_such_package:make"}}}, "there is no module 'no_such_package'"),
+        (ConfigError, {"teacher": {"engine": "torch", "workers": 2}}, "teacher.engine is torch and teacher.workers is 2"),
+    ],
+)
+def test_what_is_wrong_anywhere_is_refused(source: str, error: type[FoundryError], changes: dict[str, dict[str, object]], message: str) -> None:
+    with pytest.raises(error) as caught:
+        check(_config(source, **changes))
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_data_that_the_task_cannot_learn_from_is_refused(source: str, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"task image_classification got sequences of 6 token ids .* wanted images"):
+        check_data(_config(source, task="image_classification"), settings)
+    with pytest.raises(DataError, match=r"nowhere\.npz is no file"):
+        check_data(_config(str(tmp_path / "nowhere.npz")), settings)
+
+
+def test_an_option_that_names_no_stage_lists_them() -> None:
+    with pytest.raises(ConfigError, match=r"--until got 'teach', wanted one of data, teacher"):
+        check_stages(["teach"], option="--until")
+
+
+def test_planning_imports_neither_torch_nor_ray(source: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from foundry_ray.config import PipelineConfig, Settings; from foundry_ray.planning import plan; "
+        f"config = PipelineConfig(name='p', task='causal_lm', data={{'source': {source!r}}}); "
+        f"plan(config, store=None, settings=Settings(home=Path({str(tmp_path / 'home')!r}))); "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'ray', 'torch', 'deepspeed'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
