@@ -12,11 +12,13 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundry_ray.errors import ResourcesUnavailable
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(*, use_gpu: bool, local_rank: int = 0) -> str:
@@ -36,7 +38,7 @@ def resolve_precision(precision: Precision, device: str) -> torch.dtype:
     """The format of the matrix products; weights, norms, losses and the optimizer stay in fp32."""
     if precision == "auto":
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return _FORMATS[precision]
 
 
 def has_native_bf16(device: str) -> bool:
@@ -59,3 +61,11 @@ def channels_last(inputs: Tensor) -> Tensor:
     if inputs.ndim != 4 or not inputs.is_floating_point():
         return inputs
     return torch.empty_like(inputs, memory_format=torch.channels_last).copy_(inputs)
+
+
+def in_fp32(model: nn.Module, device: str) -> nn.Module:
+    """The model in fp32 on a device, in place; each parameter is contiguous, so that a fragment can be a view of it."""
+    model = model.float().to(device)
+    for param in model.parameters():
+        param.data = param.data.contiguous()
+    return model

@@ -1,8 +1,9 @@
-"""One rank of a DeepSpeed job without Ray: trains a model without batch norm and prints the loss of each epoch as JSON.
+"""One rank of DeepSpeed jobs without Ray: runs the cases that it is given, one after the other, and writes what they gave as JSON.
 
-    RANK=0 WORLD_SIZE=2 python tests/integration/_deepspeed_rank.py FOLDER STAGE...
+    RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 python tests/integration/_deepspeed_rank.py FOLDER CASE...
 
-In a world of one, it goes on from what a world of two left in FOLDER/../two.
+A case is a JSON object with the fields of `Case`. Each trains six steps, and leaves its fragments after the third in FOLDER; one with `source`
+begins at step three with the fragments that another world left in that folder.
 """
 
 from __future__ import annotations
@@ -10,110 +11,225 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional
 
-from foundry_ray import tasks
-from foundry_ray.clock import SystemClock
-from foundry_ray.config import TrainConfig
+from foundry_ray.config import TeacherConfig
+from foundry_ray.protocols import Engine, Fragment
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.training.engine import TorchEngine
-from foundry_ray.training.loop import FitJob, Loop, TensorSplit
+from foundry_ray.training.shape import Shape
 
-TRAIN = TrainConfig(epochs=3, batch_size=16, lr=1e-2, precision="fp32", grad_clip=0.5)
+BATCH = 16
+STEPS = 6
+SAVED = 3
+LR = {"adamw": 1e-2, "sgd": 1e-1, "lion": 1e-3, "adafactor": 1e-2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What is trained, and from where it goes on."""
+
+    name: str
+    stage: int = 0
+    optimizer: str = "adamw"
+    precision: str = "fp32"
+    accumulation: int = 2
+    settings: Mapping[str, object] = field(default_factory=dict)
+    teacher: Mapping[str, object] = field(default_factory=dict)
+    source: str = ""
+
+    def config(self, num_workers: int) -> TeacherConfig:
+        """It as a section; parameters of fewer than 100 elements stay whole at ZeRO 3, the others are taken apart."""
+        train = {"batch_size": BATCH, "lr": LR[self.optimizer], "optimizer": self.optimizer, "precision": self.precision, "grad_clip": 0.5}
+        settings = {"zero_stage": self.stage, "persistence_threshold": 100, **self.settings}
+        return TeacherConfig.model_validate({"train": train, "workers": num_workers, "deepspeed": settings, **self.teacher})
+
+
+class Block(nn.Module):
+    """One of two equal layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(13, 13)
+        self.gain = nn.Parameter(torch.ones(13))
+
+    def forward(self, hidden_BC: Tensor) -> Tensor:
+        return hidden_BC + self.gain * functional.tanh(self.linear(hidden_BC))
+
+
+class Net(nn.Module):
+    """Odd sizes, a convolution, repeated blocks, a layer that does not train, and a weight that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3)
+        self.norm = nn.GroupNorm(2, 6)
+        self.enter = nn.Linear(96, 13)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.frozen = nn.Linear(13, 13).requires_grad_(False)
+        self.tied = nn.Linear(13, 13, bias=False)
+        self.head = nn.Linear(13, 3)
+        self.again = nn.Linear(13, 13, bias=False)
+        self.again.weight = self.tied.weight
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        hidden_BC = self.enter(functional.relu(self.norm(self.stem(images_BCHW))).flatten(1))
+        for block in self.blocks:
+            hidden_BC = block(hidden_BC)
+        logits: Tensor = self.head(self.again(self.frozen(self.tied(hidden_BC))))
+        return logits
 
 
 def make_model() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+        return Net()
 
 
-def make_job(optimizer: str = "adamw") -> FitJob:
-    generator = torch.Generator().manual_seed(0)
-    labels_N = torch.arange(64) % 3
-    images_NCHW = (torch.randint(0, 90, (64, 1, 6, 6), generator=generator) + 50 * labels_N[:, None, None, None]).to(torch.uint8)
-    split = TensorSplit(images_NCHW=images_NCHW, labels_N=labels_N)
-    train = TRAIN.model_copy(update={"optimizer": optimizer, "lr": 1e-2 if optimizer == "adamw" else 1e-1})
-    return FitJob(train=train, task=tasks.get("image_classification"), split_train=split, split_val=split, seed=1)
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    """The global batch of a step."""
+    generator = torch.Generator().manual_seed(step)
+    labels_B = torch.randint(0, 3, (BATCH,), generator=generator)
+    return torch.randn(BATCH, 1, 6, 6, generator=generator) + labels_B[:, None, None, None], labels_B
 
 
-def reference(optimizer: str) -> list[float]:
-    """Losses of the same job in one process."""
-    job = make_job(optimizer)
-    loop = Loop(job, TorchEngine(make_model(), job.train), reporter=RecordingReporter(), clock=SystemClock())
-    return [value for _ in range(3) for value in _losses(loop)]
+def train(engine: Engine, shape: Shape, steps: Sequence[int], *, lr: float) -> Iterator[float]:
+    """The mean loss of each step over all ranks."""
+    for step in steps:
+        images_BCHW, labels_B = batch(step)
+        losses = []
+        for index in range(shape.accumulation):
+            start = (index * shape.num_workers + engine.rank) * shape.micro_batch_size
+            rows = slice(start, start + shape.micro_batch_size)
+            loss = functional.cross_entropy(engine.forward(images_BCHW[rows]), labels_B[rows])
+            engine.backward(loss)
+            losses.append(float(loss.detach()))
+        engine.step(lr)
+        yield engine.reduce([sum(losses) / len(losses)])[0] / shape.num_workers
 
 
-def _losses(loop: Loop) -> tuple[float, float]:
-    metrics = loop.run_epoch()
-    return metrics["loss"], metrics["val_loss"]
+def reference(optimizer: str) -> dict[str, object]:
+    """The same job in one process, in plain torch: one pass over the whole batch, `torch.optim` where it has the optimizer."""
+    model = make_model()
+    engine = TorchEngine(model, Case(name="", optimizer=optimizer).config(1).train)
+    trained = [param for param in model.parameters() if param.requires_grad]
+    matrices, vectors = ([param for param in trained if (param.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    made = {
+        "adamw": lambda: torch.optim.AdamW(groups, lr=LR["adamw"]),
+        "sgd": lambda: torch.optim.SGD(groups, lr=LR["sgd"], momentum=0.9, nesterov=True),
+        "adafactor": lambda: torch.optim.Adafactor(groups, lr=LR["adafactor"]),
+    }.get(optimizer)
+    if made is None:
+        shape = Shape(num_workers=1, micro_batch_size=BATCH, accumulation=1, zero_stage=0)
+        return {"losses": list(train(engine, shape, range(STEPS), lr=LR[optimizer]))}
+    rule, losses, norms, outputs = made(), [], [], []
+    for step in range(STEPS):
+        images_BCHW, labels_B = batch(step)
+        loss = functional.cross_entropy(model(images_BCHW), labels_B)
+        loss.backward()
+        norms.append(float(nn.utils.clip_grad_norm_(trained, 0.5)))
+        rule.step()
+        rule.zero_grad()
+        losses.append(float(loss.detach()))
+        if step == SAVED - 1:
+            outputs = model(batch(99)[0]).flatten().tolist()
+    return {"losses": losses, "norms": norms, "outputs": outputs}
 
 
-def _run(folder: Path, stage: int, optimizer: str) -> dict[str, object]:
+def run(case: Case, folder: Path, num_workers: int) -> dict[str, object]:
     from foundry_ray.training.deepspeed import DeepSpeedEngine
 
-    job, reporter = make_job(optimizer), RecordingReporter()
-
-    def start() -> Loop:
-        engine = DeepSpeedEngine(make_model(), job.train, zero_stage=stage, device="cpu", reporter=reporter)
-        return Loop(job, engine, reporter=reporter, clock=SystemClock())
-
-    loop = start()
-    losses = [*_losses(loop)]
-    mine = folder / f"zero{stage}-{optimizer}"
-    mine.mkdir()
-    loop.save(mine)
-    saved = _sums(loop)
-    losses += [value for _ in range(2) for value in _losses(loop)]
-    resumed = start()
-    resumed.load(_merged(folder, mine.name))
-    again = [value for _ in range(2) for value in _losses(resumed)]
-    return {"losses": losses, "resumed": losses[:2] + again, "saved": saved, "warnings": reporter.warnings}
-
-
-def _go_on(folder: Path, stage: int, optimizer: str) -> dict[str, object]:
-    """Load the checkpoint of two ranks on this one."""
-    from foundry_ray.training.deepspeed import DeepSpeedEngine
-
-    job, reporter = make_job(optimizer), RecordingReporter()
-    engine = DeepSpeedEngine(make_model(), job.train, zero_stage=stage, device="cpu", reporter=reporter)
-    loop = Loop(job, engine, reporter=reporter, clock=SystemClock())
-    loop.load(_merged(folder.parent / "two" / "rank-0", f"zero{stage}-{optimizer}"))
-    loaded, epoch = _sums(loop), loop.epoch
-    return {"losses": _losses(loop), "epoch": epoch, "loaded": loaded, "warnings": reporter.warnings}
+    micro = BATCH // num_workers // case.accumulation
+    shape = Shape(num_workers=num_workers, micro_batch_size=micro, accumulation=case.accumulation, zero_stage=case.stage)
+    reporter = RecordingReporter()
+    engine = DeepSpeedEngine(make_model(), case.config(num_workers), shape, device="cpu", reporter=reporter)
+    lr, norms = LR[case.optimizer], []
+    if case.source:
+        load(engine, Path(case.source))
+        return {"losses": list(train(engine, shape, range(SAVED, STEPS), lr=lr)), "outputs": outputs(engine)}
+    losses = []
+    for loss in train(engine, shape, range(SAVED), lr=lr):
+        losses.append(loss)
+        norms.append(engine.grad_norm)
+    save(engine, folder / case.name)
+    then = outputs(engine)
+    swapped, back = swap(engine)
+    losses += train(engine, shape, range(SAVED, STEPS), lr=lr)
+    return {
+        "losses": losses,
+        "norms": norms,
+        "outputs": then,
+        "swapped": swapped,
+        "is_back": back == then,
+        "scalars": dict(engine.scalars()),
+        "warnings": reporter.warnings,
+        "is_training": engine.model.training,
+    }
 
 
-def _sums(loop: Loop) -> list[float]:
-    return [float(tensor.double().sum()) for tensor in loop.eval_model().state_dict().values()]
+def outputs(engine: Engine) -> list[float]:
+    """What the model says now, in eval mode."""
+    return engine.evaluate(batch(99)[0]).flatten().tolist()
 
 
-def _merged(mine: Path, name: str) -> Path:
-    """What the store does: the files of all ranks in one folder."""
-    torch.distributed.barrier()
-    target = mine / f"{name}-merged"
-    for source in sorted(mine.parent.glob(f"rank-*/{name}")):
-        for path in source.rglob("*.pt"):
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-    return target
+@torch.no_grad()
+def swap(engine: Engine) -> tuple[list[float], list[float]]:
+    """What it says with all weights halved, and once they are put back."""
+    weights = [fragment.tensor for fragment in engine.fragments() if fragment.slot == "weights"]
+    kept = [tensor.clone() for tensor in weights]
+    torch._foreach_mul_(weights, 0.5)
+    engine.refresh()
+    halved = outputs(engine)
+    torch._foreach_copy_(weights, kept)
+    engine.refresh()
+    return halved, outputs(engine)
 
 
-def main(folder: Path, stages: list[int]) -> None:
+def save(engine: Engine, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    entries = [(one.slot, one.name, one.start, one.total, one.tensor.clone(), one.is_replicated) for one in engine.fragments()]
+    torch.save({"fragments": entries, "scalars": dict(engine.scalars())}, folder / f"{engine.rank}.pt")
+
+
+@torch.no_grad()
+def load(engine: Engine, folder: Path) -> None:
+    """Fill this world's fragments from those of another; every element must be there."""
+    saved = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+    whole: dict[tuple[str, str], Tensor] = {}
+    for slot, name, start, total, tensor, _ in [entry for part in saved for entry in part["fragments"]]:
+        whole.setdefault((slot, name), torch.full((total,), torch.nan))[start : start + len(tensor)] = tensor
+    for fragment in engine.fragments():
+        fragment.tensor.copy_(_part(whole[fragment.slot, fragment.name], fragment))
+    engine.load_scalars(saved[0]["scalars"])
+    engine.refresh()
+
+
+def _part(whole: Tensor, fragment: Fragment) -> Tensor:
+    assert len(whole) == fragment.total
+    return whole[fragment.start : fragment.start + fragment.tensor.numel()]
+
+
+def main(folder: Path, cases: list[Case]) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-    mine = folder / f"rank-{rank}"
-    mine.mkdir()
-    if world_size == 1:
-        results = {f"zero{stage}-adamw": _go_on(folder, stage, "adamw") for stage in stages}
-    else:
-        results = {f"zero{stage}-{name}": _run(mine, stage, name) for stage in stages for name in ("adamw", "sgd")}
+    results = {case.name: run(case, folder, world_size) for case in cases}
+    if rank == 0:
+        results |= {f"reference-{name}": reference(name) for name in sorted({case.optimizer for case in cases})}
     (folder / f"result-{rank}.json").write_text(json.dumps(results))
 
 
+def as_argument(case: Case) -> str:
+    return json.dumps(asdict(case))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(stage) for stage in sys.argv[2:]])
+    main(Path(sys.argv[1]), [Case(**json.loads(argument)) for argument in sys.argv[2:]])

@@ -1,0 +1,241 @@
+"""One rank of a DeepSpeed job as an Engine.
+
+Decides: how DeepSpeed is started, who scales and clips (at ZeRO 0 this engine, above it DeepSpeed), and when a step counts. Weights are fp32 and
+products run under autocast, exactly as in TorchEngine, so both learn alike; with `weights: precision` they are cast, and DeepSpeed keeps sharded
+fp32 copies. No JIT: neither the shared-memory all-reduce nor a compiled Adam is built, which would cost minutes of g++ on the first start.
+"""
+
+from __future__ import annotations
+
+import logging
+import typing
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from foundry_ray.config import TeacherConfig
+from foundry_ray.errors import ConfigError
+from foundry_ray.protocols import Fragment, Reporter
+from foundry_ray.training.activations import checkpoint_activations
+from foundry_ray.training.averaging import average_buffers
+from foundry_ray.training.deepspeed.config import Precision, check_deepspeed, deepspeed_config
+from foundry_ray.training.deepspeed.fragments import Holding, Replicated, Sharded
+from foundry_ray.training.loss_scale import LossScale
+from foundry_ray.training.optimizers import torch_optimizer
+from foundry_ray.training.precision import autocast, channels_last, in_fp32, resolve_precision
+from foundry_ray.training.shape import Shape
+from foundry_ray.types import Json
+
+_NAMES: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_STEPS = "deepspeed_steps"
+_SKIPPED = "deepspeed_skipped_steps"
+
+
+class DeepSpeedEngine:
+    """One rank of a DeepSpeed job. The process group exists already, and every rank builds the same model.
+
+    Args:
+        model: Trained in place; moved to `device`, and taken apart at ZeRO 3.
+        config: What is trained and how.
+        shape: Workers, micro-batch, accumulation and ZeRO stage, which may differ from the configured ones.
+        device: `cpu` or `cuda:<index>`.
+        reporter: Warned where a setting changes nothing.
+
+    Raises:
+        ConfigError: DeepSpeed cannot do what is asked for, or there are other than the shape's workers.
+    """
+
+    def __init__(self, model: nn.Module, config: TeacherConfig, shape: Shape, *, device: str, reporter: Reporter) -> None:
+        check_deepspeed(config, zero_stage=shape.zero_stage)
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+        self.device = device
+        self._stage = shape.zero_stage
+        self._accumulation = shape.accumulation
+        self._num_passes = 0
+        self._num_steps = 0
+        self._norm: Tensor | float = float("nan")
+        self._max_norm = config.train.grad_clip or float("inf")
+        dtype = resolve_precision(config.train.precision, device)
+        self._scale = LossScale(config.deepspeed.loss_scale) if dtype is torch.float16 else None
+        self.model = in_fp32(model, device)
+        _warn(config, self.model, dtype, reporter)
+        self._params = [param for param in self.model.parameters() if param.requires_grad]
+        self._start(config, shape, dtype)
+        self._tell_scale()
+
+    def _start(self, config: TeacherConfig, shape: Shape, dtype: torch.dtype) -> None:
+        is_cast = config.deepspeed.weights == "precision"
+        module = _Module(self.model, self.device, dtype, is_cast=is_cast, compiled=config.compile)
+        num_params = sum(param.numel() for param in self.model.parameters())
+        settings = deepspeed_config(config, shape, precision=_NAMES[dtype], has_gpu=self.device.startswith("cuda"), num_params=num_params)
+        self._optimizer = torch_optimizer(self.model, config.train)
+        self._engine = _initialize(module, self._optimizer, settings)
+        self._holding: Holding = (
+            Sharded(self.model, self._engine.optimizer, self._optimizer, name=config.train.optimizer, stage=shape.zero_stage, rank=self.rank)
+            if shape.zero_stage
+            else Replicated(self.model, self._optimizer)
+        )
+
+    @property
+    def grad_norm(self) -> float:
+        """Norm of the last step's gradient over all ranks, before clipping; infinite where it overflowed, not a number before the first step."""
+        return float(self._norm)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs in fp32, for training, computed in the resolved precision."""
+        return typing.cast(Tensor, self._engine(channels_last(inputs)))
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Outputs in fp32 in eval mode; in fp32 throughout where the weights are."""
+        self._engine.eval()
+        try:
+            return typing.cast(Tensor, self._engine(channels_last(inputs)))
+        finally:
+            self._engine.train()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add one micro-batch's share of the gradient; with the last one of a step, reduce it over the ranks."""
+        self._num_passes += 1
+        is_scaled_here = self._scale is not None and self._stage == 0
+        self._engine.backward(loss * self._scale.value if is_scaled_here and self._scale else loss)
+        if self._num_passes < self._accumulation:
+            self._engine.step()  # counts the pass; DeepSpeed changes nothing before the last one
+
+    def step(self, lr: float) -> bool:
+        """Clip, change the weights, forget the gradient. False where the gradient was not finite, and the weights stayed as they were."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        is_applied = self._step_sharded() if self._stage else self._step_replicated()
+        self._num_passes = 0
+        self._num_steps += is_applied
+        if self._scale:
+            self._scale.update(is_finite=is_applied, step=self._engine.global_steps)
+            self._tell_scale()
+        return is_applied
+
+    def _step_sharded(self) -> bool:
+        self._engine.step()
+        self._norm = self._engine.get_global_grad_norm()
+        return bool(self._engine.was_step_applied())
+
+    def _step_replicated(self) -> bool:
+        """DeepSpeed has averaged the gradient by now. Here it neither clips nor looks for overflow."""
+        if self._scale:
+            torch._foreach_mul_([param.grad for param in self._params if param.grad is not None], 1 / self._scale.value)
+        norm = nn.utils.clip_grad_norm_(self._params, self._max_norm)
+        self._norm = norm
+        if norm.isfinite():
+            self._engine.step()
+            return True
+        self._engine.zero_grad()
+        self._engine.micro_steps += 1
+        self._engine.global_steps += 1
+        self._engine.skipped_steps += 1
+        return False
+
+    def _tell_scale(self) -> None:
+        if self._scale and self._stage:
+            self._engine.optimizer.override_loss_scale(self._scale.value)
+
+    def reduce(self, values: Sequence[float], *, mode: Literal["sum", "max"] = "sum") -> Sequence[float]:
+        """Element-wise sum or maximum over all ranks, in float64."""
+        total = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total, op=torch.distributed.ReduceOp.MAX if mode == "max" else torch.distributed.ReduceOp.SUM)
+        return typing.cast("list[float]", total.tolist())
+
+    def sync_buffers(self) -> None:
+        """Average floating-point buffers (batch-norm statistics) over all ranks."""
+        average_buffers(dict(self.model.named_buffers()), self)
+
+    def fragments(self) -> Sequence[Fragment]:
+        """This rank's weights in fp32 and its optimizer state."""
+        return self._holding.fragments()
+
+    def refresh(self) -> None:
+        """Bring the weights that are computed with in line with the fragments."""
+        self._holding.refresh()
+
+    def scalars(self) -> Mapping[str, float]:
+        """Steps that changed the weights, DeepSpeed's counters, and the state of fp16's loss scale."""
+        counters = {"num_steps": self._num_steps, _STEPS: self._engine.global_steps, _SKIPPED: self._engine.skipped_steps}
+        return {**{name: float(value) for name, value in counters.items()}, **(self._scale.scalars() if self._scale else {})}
+
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Restore what `scalars` gave, here or in a TorchEngine."""
+        self._num_steps = int(scalars["num_steps"])
+        self._holding.load_num_steps(self._num_steps)
+        self._engine.global_steps = int(scalars.get(_STEPS, self._num_steps))
+        self._engine.skipped_steps = int(scalars.get(_SKIPPED, 0))
+        self._engine.micro_steps = self._engine.global_steps * self._accumulation
+        self._engine.global_samples = self._engine.global_steps * self._engine.train_batch_size()
+        if self._scale:
+            self._scale.load(scalars)
+            self._tell_scale()
+
+
+class _Module(nn.Module):
+    """What DeepSpeed wraps: enters autocast inside of its forward, which switches outer autocast off, and casts inputs where weights are cast."""
+
+    def __init__(self, inner: nn.Module, device: str, dtype: torch.dtype, *, is_cast: bool, compiled: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self._device = device
+        self._autocast = torch.float32 if is_cast else dtype
+        self._inputs = dtype if is_cast else torch.float32
+        self._train: tuple[Callable[[Tensor], Tensor]] = (torch.compile(inner) if compiled else inner,)  # a tuple, so that it is no submodule
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.is_floating_point():
+            inputs = inputs.to(self._inputs)
+        if not self.training:
+            return typing.cast(Tensor, self.inner(inputs)).float()
+        with autocast(self._device, self._autocast):
+            outputs = self._train[0](inputs)
+        return outputs.float()
+
+
+def _warn(config: TeacherConfig, model: nn.Module, dtype: torch.dtype, reporter: Reporter) -> None:
+    if config.deepspeed.weights == "precision" and dtype is torch.float32:
+        reporter.warn("teacher.deepspeed.weights: precision changes nothing here: train.precision auto means fp32 on this device.")
+    if config.activation_checkpointing and not checkpoint_activations(model):
+        reporter.warn("teacher.activation_checkpointing changes nothing here: the model repeats no block.")
+
+
+def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Json]) -> Any:
+    _quieten()
+    import deepspeed
+
+    _without_compiling()
+    try:
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
+    except (AssertionError, ValueError) as error:  # how DeepSpeed refuses a configuration
+        raise ConfigError(f"DeepSpeed refuses the configuration: {error}.", hint="change what it names under `teacher.deepspeed`.") from error
+    return engine
+
+
+def _without_compiling() -> None:
+    """Keep DeepSpeed from building its shared-memory all-reduce with g++, and from compiling a Muon that is not used when ZeRO imports it."""
+    import deepspeed.ops
+    from deepspeed.runtime import compiler
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    compile_, compiler.compile = compiler.compile, lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.original_muon
+    finally:
+        compiler.compile = compile_
+
+
+def _quieten() -> None:
+    """DeepSpeed and torch.distributed write dozens of lines a second that tell a user nothing. Only this worker process is touched."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
