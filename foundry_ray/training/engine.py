@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from foundry_ray.config import LossScaleConfig, TrainConfig
 from foundry_ray.protocols import Fragment
+from foundry_ray.training.loss_scale import LossScale
 from foundry_ray.training.optimizers import update_rule
 from foundry_ray.training.precision import autocast, channels_last, resolve_precision
 
@@ -54,7 +55,7 @@ class TorchEngine:
         self._rule = update_rule(self.model, train)
         self._max_norm = train.grad_clip or float("inf")
         self._accumulation = accumulation
-        self._scale = _LossScale(loss_scale or LossScaleConfig()) if self._dtype is torch.float16 else None
+        self._scale = LossScale(loss_scale or LossScaleConfig()) if self._dtype is torch.float16 else None
         if activation_checkpointing:
             from foundry_ray.training.activations import checkpoint_activations
 
@@ -86,7 +87,9 @@ class TorchEngine:
         if self._scale:
             torch._foreach_mul_([param.grad for param in self._params if param.grad is not None], 1 / self._scale.value)
         self._norm = nn.utils.clip_grad_norm_(self._params, self._max_norm)
-        is_good = self._scale is None or self._scale.update(is_finite=bool(self._norm.isfinite()))
+        is_good = self._scale is None or bool(self._norm.isfinite())
+        if self._scale:
+            self._scale.update(is_finite=is_good, step=self._rule.num_steps)
         if is_good:
             self._rule.step(lr)
         for param in self._params:
@@ -135,29 +138,3 @@ def _in_place_fp32(model: nn.Module, device: str) -> nn.Module:
 
 def _whole(slot: str, name: str, tensor: Tensor) -> Fragment:
     return Fragment(slot=slot, name=name, start=0, total=tensor.numel(), tensor=tensor.view(-1), is_replicated=True)
-
-
-class _LossScale:
-    """Dynamic scaling for fp16 (arXiv 1710.03740, section 3.2): half after an overflow, double after `window_steps` without one."""
-
-    def __init__(self, config: LossScaleConfig) -> None:
-        self.value = float(2**config.initial_power)
-        self._config = config
-        self._num_good = 0
-
-    def update(self, *, is_finite: bool) -> bool:
-        """Take one step's outcome in; returns it."""
-        if not is_finite:
-            self.value, self._num_good = max(self.value / 2, self._config.min_scale), 0
-            return False
-        self._num_good += 1
-        if self._num_good == self._config.window_steps:
-            self.value, self._num_good = self.value * 2, 0
-        return True
-
-    def scalars(self) -> Mapping[str, float]:
-        return {"loss_scale": self.value, "loss_scale_good_steps": float(self._num_good)}
-
-    def load(self, scalars: Mapping[str, float]) -> None:
-        self.value = scalars.get("loss_scale", self.value)
-        self._num_good = int(scalars.get("loss_scale_good_steps", 0))

@@ -37,6 +37,7 @@ def judge(evaluate: Callable[[Tensor], Tensor], task: Task, split: TensorSplit, 
     return {"val_loss": loss / count, task.primary_metric: score / count}
 
 
+@torch.no_grad()
 def _sums(evaluate: Callable[[Tensor], Tensor], task: Task, split: TensorSplit, rows_B: Tensor, device: str) -> tuple[float, float, float]:
     """Loss, score and rows of one batch."""
     inputs = split.inputs_N[rows_B].to(device)

@@ -125,6 +125,7 @@ class Loop:
         sizes = {"num_steps": self.num_steps, "batch_size": job.train.batch_size}
         self._pulse = Pulse(engine, reporter=reporter, clock=clock, meter=meter, **sizes)
         self._num_overflows = 0
+        self._grad_norm = math.nan  # of the last step of another process, where this one resumes at the end of an epoch
 
     @property
     def num_steps(self) -> int:
@@ -161,12 +162,12 @@ class Loop:
         self.epoch += 1
         self._sums.zero_()
         num_samples = (self.step - first_step) * self._job.train.batch_size
-        norm = self._engine.grad_norm
+        self._grad_norm = self._engine.grad_norm if self.step > first_step else self._grad_norm
         metrics = {
             "loss": loss,
             **judged,
             "lr": lr_at(self.step - 1, self.num_steps, self._job.train, num_plateaus=num_plateaus),
-            **({"grad_norm": norm} if math.isfinite(norm) else {}),
+            **({"grad_norm": self._grad_norm} if math.isfinite(self._grad_norm) else {}),
             "samples_per_s": num_samples / max(trained_s, 1e-9),
             "epoch_s": elapsed_s,
         }
@@ -193,6 +194,7 @@ class Loop:
             "step": self.step,
             "curve": [dict(metrics) for metrics in self.curve],
             "engine": dict(engine.scalars()),
+            "grad_norm": engine.grad_norm if math.isfinite(engine.grad_norm) else None,
         }
         return LoopState(document=document, fragments=(*fragments, *(average.fragments if average else ())), own={**own, "sums": self._sums})
 
@@ -200,6 +202,8 @@ class Loop:
         """Go on from a state whose tensors were written into those of `state()`; the same job gives the same bits as if it had never stopped."""
         self.epoch, self.step = cast(int, document["epoch"]), cast(int, document["step"])
         self.curve = [dict(metrics) for metrics in cast("list[dict[str, float]]", document["curve"])]
+        norm = document.get("grad_norm")
+        self._grad_norm = norm if isinstance(norm, float) else math.nan
         self._engine.load_scalars(cast("dict[str, float]", document["engine"]))
         self._engine.refresh()
         self._pulse.restart(self.step)

@@ -41,6 +41,18 @@ def copied(first: Loop, second: Loop) -> Loop:
     return second
 
 
+def slowed(model: nn.Module, clock: FakeClock, *, seconds: float) -> nn.Module:
+    """The model with a forward pass that takes time in training."""
+    model[4].register_forward_hook(lambda flatten, *_: clock.sleep(seconds) if flatten.training else None)
+    return model
+
+
+def train(loop: Loop) -> Loop:
+    while not loop.is_done:
+        loop.run_epoch()
+    return loop
+
+
 def shared(metrics: dict[str, float]) -> dict[str, float]:
     """What does not hang on how long something took."""
     return {name: value for name, value in metrics.items() if name not in ("samples_per_s", "epoch_s")}
@@ -80,23 +92,22 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_identical(with_train: Callable[
     job = with_train(epochs=2)
     unbroken = make_loop(job, make_model())
     metrics = [unbroken.run_epoch(), unbroken.run_epoch()]
-    first = make_loop(job, make_model(), control=_StopsAt(step), between_steps=lambda: None)
+    clock = FakeClock()
+    first = make_loop(job, slowed(make_model(), clock, seconds=2.0), control=_StopsAt(step), clock=clock)
     with pytest.raises(Preempted):
-        while True:
-            first.run_epoch()
-    second = copied(first, make_loop(job, make_model()))
-    while not second.is_done:
-        second.run_epoch()
+        train(first)
+    second = train(copied(first, make_loop(job, make_model())))
     assert second.step == unbroken.step
     assert [shared(one) for one in second.curve] == [shared(one) for one in metrics]
     assert_equal(weights(unbroken), weights(second))
 
 
 def test_a_pulse_changes_no_number(job: FitJob, make_model: MakeModel) -> None:
-    slow, fast = FakeClock(), FakeClock()
-    often = make_loop(job, make_model(), clock=slow, between_steps=lambda: slow.sleep(5.0))
-    seldom = make_loop(job, make_model(), clock=fast)
+    clock, reporter = FakeClock(), RecordingReporter()
+    often = make_loop(job, slowed(make_model(), clock, seconds=2.0), clock=clock, reporter=reporter)
+    seldom = make_loop(job, make_model())
     assert often.run_epoch()["loss"] == seldom.run_epoch()["loss"]
+    assert len(reporter.points) == 6
     assert_equal(weights(often), weights(seldom))
 
 
@@ -118,8 +129,7 @@ def test_smaller_passes_make_the_same_step(with_train: Callable[..., FitJob], ma
 
 def test_early_stopping_ends_training_when_val_stands_still(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
     loop = make_loop(with_train(epochs=50, lr=1e-9, early_stopping_epochs=2, ema_decay=0.0), make_model())
-    while not loop.is_done:
-        loop.run_epoch()
+    train(loop)
     assert 3 <= loop.epoch < 50
 
 
@@ -233,9 +243,7 @@ def test_the_process_keeps_its_own_random_stream(job: FitJob, make_model: MakeMo
 
 def test_metrics_are_told_about_once_a_second(job: FitJob, make_model: MakeModel) -> None:
     clock, reporter = FakeClock(), RecordingReporter()
-    model = make_model()
-    model.register_forward_hook(lambda *_: clock.sleep(0.25) if model.training else None)
-    loop = make_loop(job, model, clock=clock, reporter=reporter)
+    loop = make_loop(job, slowed(make_model(), clock, seconds=0.25), clock=clock, reporter=reporter)
     loop.run_epoch()
     assert reporter.progresses == [(1, 24, "epoch 1/4"), (5, 24, "epoch 1/4")]
     assert [step for step, _ in reporter.points] == [1, 5]
