@@ -174,14 +174,9 @@ def _checkpoint(key: str, value: dict[str, Json]) -> Document:
         if not is_first and layout.INDEX_NAME.fullmatch(name):
             layout.parse_index(key, value)
         return Document(key=key)  # what a part holds, the manifest says too
-    if is_first:
-        files = parse_checkpoint1(key, value).files
-        return Document(
-            key=key, needs=tuple(Need(key=f"{folder}/{name}", size_bytes=one.size_bytes, sha256=one.sha256) for name, one in files.items())
-        )
-    parts = layout.parse_checkpoint(key, value).parts
-    named = ((name(rank), one) for rank, part in enumerate(parts) for name, one in ((layout.index_name, part.index), (layout.data_name, part.data)))
-    return Document(key=key, needs=tuple(Need(key=f"{folder}/{name}", size_bytes=one.size_bytes, sha256=one.sha256) for name, one in named))
+    files = (parse_checkpoint1 if is_first else layout.parse_checkpoint)(key, value).files
+    needs = (Need(key=f"{folder}/{name}", size_bytes=file.size_bytes, sha256=file.sha256) for name, file in files.items())
+    return Document(key=key, needs=tuple(needs))
 
 
 def _run(key: str, value: dict[str, Json]) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.artifacts.manifests import fetch, get_json, load_manifest, put_json, read_file
 from foundry_ray.errors import StoreError
 from foundry_ray.evaluation.latency import _decoded
+from foundry_ray.housekeeping.verify import check_store
 from foundry_ray.registry import resolve
 from foundry_ray.runlog import find_run, load_run, read_result
 from foundry_ray.search.journal import Journal
+from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.training import checkpoint as checkpoints
+from foundry_ray.training.checkpoint import latest
+from foundry_ray.training.checkpoint.layout import committed_keys
 from foundry_ray.types import DatasetRef, EvaluationReport, ModelArtifact, RegistryEntry, RunStatus, StudyResult, from_json
 
 _RUN = "mnist-20261122-044011-ff17"
@@ -68,11 +72,20 @@ def test_the_journal_is_read(v1: LocalStore) -> None:
     assert [event.kind for event in events].count("rung") == 3
 
 
-def test_checkpoints_are_found(v1: LocalStore) -> None:
+def test_checkpoints_are_found_and_held_against_their_hashes(v1: LocalStore, reporter: RecordingReporter) -> None:
     stage = load_run(v1, _RUN).stage("teacher")
     assert stage is not None
-    assert [one.epoch for one in checkpoints.committed(v1, stage.key)] == [1, 2]
-    assert len(checkpoints.read(v1, checkpoints.committed(v1, stage.key)[1], "loop.pt")) == 1243
+    found = committed_keys(info.key for info in v1.list(f"checkpoints/{stage.key}/"))
+    assert [keys[0].split("/")[2] for keys in found] == ["000001", "000002"]
+    assert latest(v1, stage.key) is None  # training does not go on from them
+    assert check_store(v1, name=_RUN, deep=True, reporter=reporter).is_sound
+
+
+def test_changed_checkpoints_are_found(v1: LocalStore, reporter: RecordingReporter, tmp_path: Path) -> None:
+    copy = LocalStore(shutil.copytree(v1.root, tmp_path / "copy"))
+    [key] = [info.key for info in copy.list("checkpoints/") if info.key.endswith("000002/rank-00000/loop.pt")]
+    copy.put(key, b"X" + copy.get(key)[1:])
+    assert [one.key for one in check_store(copy, deep=True, reporter=reporter).problems if one.is_damage] == [key]
 
 
 def test_the_cache_of_latencies_is_read(v1: LocalStore) -> None:
@@ -87,7 +100,7 @@ def test_the_cache_of_latencies_is_read(v1: LocalStore) -> None:
         ("stages/data/k.json", lambda store: read_result(store, "data", "k")),
         ("registry/m/versions/00000001", lambda store: resolve(store, "m:1")),
         ("studies/s/journal/00000000", lambda store: Journal(store, "studies/s/journal", driver="d").open()),
-        ("checkpoints/k/000001/manifest.json", lambda store: checkpoints.latest(store, "k")),
+        ("checkpoints/k/000000001-a/manifest.json", lambda store: latest(store, "k")),
         ("latency/d/g-b1.json", lambda store: _decoded(get_json(store, "latency/d/g-b1.json"), "latency/d/g-b1.json")),
         ("artifacts/model/a.json", lambda store: load_manifest(store, "artifacts/model/a.json")),
     ],

@@ -9,6 +9,7 @@ An attempt (a group of workers) has a name that no other ever has, so that a par
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -85,8 +86,11 @@ class OwnTensor:
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    size_bytes: int
     sha256: str
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,12 @@ class Checkpoint:
     def folder(self) -> str:
         """Where its objects lie, with a slash at the end."""
         return folder_of(self.stage_key, self.step, self.attempt, self.number)
+
+    @property
+    def files(self) -> dict[str, FileInfo]:
+        """The objects of all ranks, by their names in the folder."""
+        indices = {index_name(rank): part.index for rank, part in enumerate(self.parts)}
+        return indices | {data_name(rank): part.data for rank, part in enumerate(self.parts)}
 
     @property
     def order(self) -> tuple[int, int, str]:
@@ -220,7 +230,7 @@ def parse_index(key: str, value: Json) -> Index:
     for piece in pieces:
         if piece.dtype not in ITEM_BYTES:
             raise ArtifactCorrupt(f"{key}: {piece.name} has the type {piece.dtype!r}, wanted one of {', '.join(ITEM_BYTES)}.", hint=_HINT, key=key)
-        if piece.offset < 0 or piece.size_bytes < 0 or piece.offset + piece.size_bytes > index.data.size_bytes:
-            message = f"{key}: {piece.name} ends at byte {piece.offset + piece.size_bytes}, and its object has {index.data.size_bytes}."
+        if not 0 <= piece.offset <= piece.offset + piece.size_bytes <= index.data.size_bytes:
+            message = f"{key}: {piece.name} has {piece.size_bytes} bytes from {piece.offset} on, and its object {index.data.size_bytes}."
             raise ArtifactCorrupt(message, hint=_HINT, key=key)
     return index

@@ -51,8 +51,7 @@ def plan(state: LoopState, *, rank: int, world_size: int) -> Plan:
         end = _aligned(end + fragment.tensor.nbytes)
     for name, tensor in state.own.items():
         copies.append(Placed(tensor=tensor, offset=end))
-        shape, dtype = tuple(tensor.shape), dtype_name(tensor)
-        own.append(OwnTensor(name=name, dtype=dtype, shape=shape, offset=end, size_bytes=tensor.nbytes, sha256=""))
+        own.append(OwnTensor(name=name, dtype=dtype_name(tensor), shape=tuple(tensor.shape), offset=end, sha256=""))
         end = _aligned(end + tensor.nbytes)
     return Plan(copies=tuple(copies), blocks=tuple(blocks), own=tuple(own), size_bytes=max(end, 1))  # no memory is mapped without a byte
 

@@ -149,7 +149,7 @@ def test_an_object_with_other_content_is_a_conflict_and_nothing_is_written(expor
 
 def test_a_checkpoint_with_other_content_is_a_conflict(export: Export, load: Import) -> None:
     target = MemoryStore()
-    key = f"checkpoints/{stage_key_of('teacher')}/000002/rank-00000/loop.pt"
+    key = f"checkpoints/{stage_key_of('teacher')}/000000020-a/rank-00000.bin"
     target.put(key, b"epoch X")
     with pytest.raises(Conflict, match=key):
         load(target, export(checkpoints=RetentionConfig()))
@@ -259,7 +259,7 @@ def test_a_large_file_is_never_in_memory(full: MemoryStore, export: Export, load
     """The reader hands out pieces of at most 1 MiB, whatever the file's size."""
     data = b"x" * (5 << 20)
     sha256 = hashlib.sha256(data).hexdigest()
-    full.put(f"checkpoints/{stage_key_of('student')}/000002-{sha256[:32]}.pt", data)
+    full.put(f"checkpoints/{stage_key_of('student')}/000002-{sha256[:32]}.safetensors", data)
     with reading(export(checkpoints=RetentionConfig()), max_bytes=1 << 30) as archive:
         sizes = [len(piece) for _, pieces in archive.objects() for piece in pieces]
     assert max(sizes) == 1 << 20

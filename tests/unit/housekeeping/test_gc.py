@@ -25,6 +25,7 @@ from foundry_ray.types import RunStatus, StageRecord, StageStatus, to_json
 
 _DAY_S = 86_400.0
 _STUDY, _TEACHER = stage_key_of("study"), stage_key_of("teacher")
+_CHECKPOINTS = {"000000010-a", "000000020-a"}
 
 
 @pytest.fixture
@@ -144,11 +145,11 @@ def test_objects_of_others_are_never_touched(store: MemoryStore, clock: FakeCloc
     assert next(kind.why for kind in outcome.kinds if kind.kind == "notes.txt") == "not foundry's, never touched"
 
 
-@pytest.mark.parametrize(("policy", "epochs"), [("all", {"000001", "000002"}), ("last", {"000002"}), ("none", set())])
-def test_checkpoints_of_finished_stages_stay_as_the_retention_says(store: MemoryStore, clock: FakeClock, policy: str, epochs: set[str]) -> None:
+@pytest.mark.parametrize(("policy", "folders"), [("all", _CHECKPOINTS), ("last", {max(_CHECKPOINTS)}), ("none", set())])
+def test_checkpoints_of_finished_stages_stay_as_the_retention_says(store: MemoryStore, clock: FakeClock, policy: str, folders: set[str]) -> None:
     _collect(store, clock, checkpoints=policy)
     prefix = f"checkpoints/{_TEACHER}/"
-    assert {key.split("/")[2] for key in store.objects if key.startswith(prefix)} == epochs
+    assert {key.split("/")[2] for key in store.objects if key.startswith(prefix)} == folders
 
 
 @pytest.mark.parametrize(("policy", "numbers"), [("all", {0, 1, 2}), ("front", {0, 1}), ("none", set())])
@@ -180,11 +181,25 @@ def test_a_study_that_a_larger_budget_continues_is_unfinished(store: MemoryStore
     assert len([key for key in store.objects if key.startswith(f"studies/{_STUDY}/trials/")]) == 3
 
 
+def test_a_checkpoint_on_its_way_outlives_the_retention_of_a_finished_stage(store: MemoryStore, clock: FakeClock) -> None:
+    young = f"checkpoints/{_TEACHER}/000000030-b/rank-00000.bin"
+    store.put(young, b"its manifest comes last")
+    _collect(store, clock, checkpoints="last")
+    assert {key.split("/")[2] for key in store.objects if key.startswith(f"checkpoints/{_TEACHER}/")} == {"000000020-a", "000000030-b"}
+
+
+def test_checkpoints_of_the_first_format_go_before_newer_ones(store: MemoryStore, clock: FakeClock) -> None:
+    for name in ("manifest.json", "rank-00000.json", "rank-00000/loop.pt"):
+        store.put(f"checkpoints/{_TEACHER}/000900/{name}", b"{}")
+    _collect(store, clock, checkpoints="last")
+    assert {key.split("/")[2] for key in store.objects if key.startswith(f"checkpoints/{_TEACHER}/")} == {"000000020-a"}
+
+
 def test_unfinished_training_keeps_all_checkpoints(store: MemoryStore, clock: FakeClock) -> None:
     store.delete(f"stages/teacher/{_TEACHER}.json")
     _change(store, "teacher", status=StageStatus.RUNNING, outputs=None)
     _collect(store, clock, checkpoints="none")
-    assert {key.split("/")[2] for key in store.objects if key.startswith(f"checkpoints/{_TEACHER}/")} == {"000001", "000002"}
+    assert {key.split("/")[2] for key in store.objects if key.startswith(f"checkpoints/{_TEACHER}/")} == _CHECKPOINTS
 
 
 def test_the_chosen_trial_stays_until_its_student_is_made(store: MemoryStore, clock: FakeClock) -> None:

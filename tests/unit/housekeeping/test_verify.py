@@ -107,7 +107,7 @@ def test_a_flipped_bit_in_a_pack_is_found(check: Check, full: MemoryStore) -> No
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_found(check: Check, full: MemoryStore) -> None:
-    [key] = _keys(full, "000002/rank-00000/loop.pt")
+    [key] = _keys(full, "000000020-a/rank-00000.bin")
     full.objects[key] = b"epoch X"
     problem = _only(check())
     assert problem.key == key
