@@ -69,6 +69,13 @@ class Context:
             self._check_store(session)
         return session
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is the local head, so that what one process can do alone needs no Ray. Raises ConfigError as `session`."""
+        from foundry_ray.runtime.place import LOCAL, locate
+
+        return locate(self.cluster, self.settings, self.reporter).address == LOCAL
+
     def _check_store(self, session: Session) -> None:
         if self.store_config.uri != "embedded":
             self.reporter.warn(f"the store is {self.store_config}, and the cluster has other machines: each of them must mount that folder.")

@@ -109,27 +109,10 @@ class Pipeline:
         )
 
     def train_teacher(self, dataset: DatasetRef, stage_key: str) -> ModelArtifact:
-        """Ray Train + DeepSpeed; the best epoch by val."""
-        from foundry_ray.compression.cost import cost
-        from foundry_ray.compression.export import to_onnx
-        from foundry_ray.training.trainer import fit
+        """Ray Train + DeepSpeed, or one process where one worker is all that is asked for; the best epoch by val."""
+        from foundry_ray.teacher import train_teacher
 
-        context = self.context
-        return fit(
-            self.config.teacher,
-            task=self.config.task,
-            dataset=dataset,
-            augment=self.config.data.augment,
-            seed=self.config.seed,
-            stage_key=stage_key,
-            store=context.store,
-            settings=context.settings,
-            reporter=context.reporter,
-            session=context.session,
-            export=lambda model: to_onnx(model, dataset.schema),
-            cost=lambda model: cost(model, dataset.schema),
-            clock=context.clock,
-        )
+        return train_teacher(self.config, dataset, stage_key, context=self.context)
 
     def _study_context(self, dataset: DatasetRef, teacher: ModelArtifact) -> StudyContext:
         from foundry_ray.search.study import StudyContext

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 from foundry_ray import keys
 from foundry_ray.config import PipelineConfig, Settings, StoreConfig, TeacherConfig
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange
-from foundry_ray.plugins import IMPORT, load_import
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runlog import list_runs, load_run, read_result
 from foundry_ray.schemas import Schema, images_only
@@ -33,10 +32,7 @@ def check(config: PipelineConfig) -> None:
     from foundry_ray.search.space import load_space
     from foundry_ray.training.checks import check_batch, check_training
 
-    if config.teacher.model.family.startswith(IMPORT):
-        load_import(config.teacher.model.family, what="teacher.model.family")
-    else:
-        _require("teacher.model.family", config.teacher.model.family, models.names())
+    models.check(config.teacher.model)
     _require("task", config.task, tasks.names())
     check_training(config.teacher)
     if config.data.split.train >= 1:
@@ -52,7 +48,7 @@ def check_data(config: PipelineConfig, settings: Settings) -> Schema:
         DataError: The source is absent, or its first records are bad.
         ConfigError: The data is not what the task or the training takes.
     """
-    from foundry_ray import tasks
+    from foundry_ray import models, tasks
     from foundry_ray.data.sources import open_source
     from foundry_ray.training.checks import check_inputs
 
@@ -60,6 +56,7 @@ def check_data(config: PipelineConfig, settings: Settings) -> Schema:
     source.locate()
     schema = source.schema()
     tasks.get(config.task).check(schema)
+    models.check(config.teacher.model, schema)
     check_inputs(config.teacher, schema, augment=config.data.augment)
     return schema
 

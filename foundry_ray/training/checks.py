@@ -15,6 +15,7 @@ from typing import Literal
 
 from foundry_ray.config import DeepSpeedConfig, TeacherConfig
 from foundry_ray.errors import ConfigError, DataError, OutOfRange, ResourcesUnavailable
+from foundry_ray.training.deepspeed.config import check_deepspeed
 from foundry_ray.training.mixing import check_mixing
 from foundry_ray.training.optimizers import check_optimizer
 from foundry_ray.training.shape import shape_of
@@ -45,11 +46,12 @@ def deepspeed_only(config: TeacherConfig) -> tuple[str, ...]:
 
 
 def ignored_keys(config: TeacherConfig) -> tuple[str, ...]:
-    """The keys of `teacher.deepspeed` that are set and change nothing, because torch trains."""
+    """The keys of `teacher.deepspeed` that are set and change nothing, because torch trains; it scales the loss of fp16 as they say."""
     if resolved_engine(config) == "deepspeed":
         return ()
-    followed = config.deepspeed.model_copy(update={"loss_scale": DeepSpeedConfig().loss_scale})
-    return tuple(f"teacher.deepspeed.{key}" for key, value in followed if value != getattr(DeepSpeedConfig(), key))
+    defaults, is_scaled = DeepSpeedConfig(), config.train.precision == "fp16"
+    changed = [key for key, value in config.deepspeed if value != getattr(defaults, key)]
+    return tuple(f"teacher.deepspeed.{key}" for key in changed if key != "loss_scale" or not is_scaled)
 
 
 def described_precision(config: TeacherConfig, *, is_here: bool) -> str:
@@ -84,6 +86,8 @@ def check_training(config: TeacherConfig) -> None:
     check_optimizer(config.train.optimizer, key="teacher.train.optimizer")
     _check_engine(config)
     _check_shapes(config)
+    if resolved_engine(config) == "deepspeed":
+        check_deepspeed(config)
 
 
 def _check_shapes(config: TeacherConfig) -> None:

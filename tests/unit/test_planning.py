@@ -15,12 +15,23 @@ from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange,
 from foundry_ray.planning import check, check_data, check_run, check_stages, plan
 from foundry_ray.runlog import StageResult, commit_result
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import DatasetRef, SplitInfo, TokenSchema, to_json
+from foundry_ray.types import DatasetRef, ImageSchema, SplitInfo, TokenSchema, to_json
+
+SCHEMA = ImageSchema(channels=1, height=4, width=4, dtype="uint8", classes=("cat", "dog"))
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> str:
-    """Token ids: the data that is read without a decoder."""
+    """A folder of images: only the first is looked at."""
+    image = pytest.importorskip("PIL.Image")
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(tmp_path / "images" / name / "1.png")
+    return str(tmp_path / "images")
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> str:
     path = tmp_path / "text.npz"
     np.savez(path, inputs=np.arange(120).reshape(20, 6) % 7, vocab_size=7)
     return str(path)
@@ -29,7 +40,7 @@ def source(tmp_path: Path) -> str:
 def _config(source: str, teacher: dict[str, object] | None = None, **fields: object) -> PipelineConfig:
     split = {"train": 16, "val": 2, "test": 2}
     small = {"workers": 1, "train": {"batch_size": 4, "epochs": 3}}
-    document = {"name": "p", "task": "causal_lm", "data": {"source": source, "split": split}, "teacher": {**small, **(teacher or {})}, **fields}
+    document = {"name": "p", "data": {"source": source, "split": split}, "teacher": {**small, **(teacher or {})}, **fields}
     return PipelineConfig.model_validate(document)
 
 
@@ -44,7 +55,7 @@ def test_a_plan_says_how_the_teacher_trains(source: str, settings: Settings) -> 
 def test_steps_are_known_once_the_data_is_prepared(source: str, settings: Settings, store: MemoryStore) -> None:
     config = _config(source)
     splits = {name: SplitInfo(num_rows=rows, num_bytes=rows) for name, rows in (("train", 14), ("val", 2), ("test", 2))}
-    dataset = DatasetRef(key="data/d", fingerprint="f", task="causal_lm", splits=splits, schema=TokenSchema(length=6, vocab_size=7))
+    dataset = DatasetRef(key="data/d", fingerprint="f", task="image_classification", splits=splits, schema=SCHEMA)
     result = StageResult(outputs=to_json(dataset), run_id="p-1", created_at="", duration_s=1.0, versions={})
     commit_result(store, "data", keys.data(config, settings), result)
     training = plan(config, store=store, settings=settings).training
@@ -53,9 +64,17 @@ def test_steps_are_known_once_the_data_is_prepared(source: str, settings: Settin
 
 def test_a_plan_names_what_a_run_from_here_would_refuse_and_ignore(source: str, settings: Settings) -> None:
     teacher = {"cpus_per_worker": 1000, "deepspeed": {"zero_stage": 3}}
-    warnings = plan(_config(source, teacher), store=None, settings=settings).warnings
-    assert any("the search for a student got sequences of 6 token ids" in warning for warning in warnings)
-    assert any("teacher.deepspeed.zero_stage is ignored" in warning for warning in warnings)
+    refused, ignored = plan(_config(source, teacher), store=None, settings=settings).warnings
+    assert "`foundry run` would refuse this: teacher.workers is 1 and teacher.cpus_per_worker is 1000" in refused
+    assert "teacher.deepspeed.zero_stage is ignored" in ignored
+
+
+def test_a_search_over_token_ids_is_refused_and_a_teacher_of_them_is_not(source: str, settings: Settings) -> None:
+    schema = TokenSchema(length=6, vocab_size=7)
+    check_run(_config(source), schema, settings, until="teacher")
+    with pytest.raises(ConfigError, match="the search for a student got sequences of 6 token ids") as caught:
+        check_run(_config(source), schema, settings)
+    assert "--until teacher" in caught.value.hint
 
 
 def test_a_run_refuses_more_workers_than_this_machine_holds_and_starts_nothing(source: str, settings: Settings) -> None:
@@ -87,9 +106,11 @@ def test_what_is_wrong_anywhere_is_refused(source: str, error: type[FoundryError
     assert caught.value.hint
 
 
-def test_data_that_the_task_cannot_learn_from_is_refused(source: str, settings: Settings, tmp_path: Path) -> None:
+def test_data_that_the_task_or_the_model_cannot_take_is_refused(tokens: str, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"task image_classification got sequences of 6 token ids .* wanted images"):
-        check_data(_config(source, task="image_classification"), settings)
+        check_data(_config(tokens), settings)
+    with pytest.raises(ConfigError, match=r"model family resnet got sequences of 6 token ids .* wanted images"):
+        check_data(_config(tokens, task="causal_lm"), settings)
     with pytest.raises(DataError, match=r"nowhere\.npz is no file"):
         check_data(_config(str(tmp_path / "nowhere.npz")), settings)
 
@@ -102,7 +123,7 @@ def test_an_option_that_names_no_stage_lists_them() -> None:
 def test_planning_imports_neither_torch_nor_ray(source: str, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from foundry_ray.config import PipelineConfig, Settings; from foundry_ray.planning import plan; "
-        f"config = PipelineConfig(name='p', task='causal_lm', data={{'source': {source!r}}}); "
+        f"config = PipelineConfig(name='p', data={{'source': {source!r}}}); "
         f"plan(config, store=None, settings=Settings(home=Path({str(tmp_path / 'home')!r}))); "
         "print(sorted({name.partition('.')[0] for name in sys.modules} & {'ray', 'torch', 'deepspeed'}))"
     )

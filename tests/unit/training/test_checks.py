@@ -137,7 +137,9 @@ def test_checking_imports_nothing_heavy() -> None:
 
 def test_a_sharding_that_one_torch_worker_ignores_is_named() -> None:
     assert ignored_keys(_teacher(workers=1, deepspeed={"zero_stage": 2})) == ("teacher.deepspeed.zero_stage",)
-    assert ignored_keys(_teacher(workers=1, deepspeed={"loss_scale": {"initial_power": 8}})) == ()
+    scaled = {"loss_scale": {"initial_power": 8}}
+    assert ignored_keys(_teacher(workers=1, deepspeed=scaled)) == ("teacher.deepspeed.loss_scale",)
+    assert ignored_keys(_teacher(workers=1, deepspeed=scaled, train={"precision": "fp16"})) == ()
     assert ignored_keys(_teacher(workers=2, deepspeed={"zero_stage": 2})) == ()
 
 
@@ -154,6 +156,27 @@ def test_an_unknown_optimizer_and_one_whose_import_fails_are_refused() -> None:
     assert "adamw" in str(_refusal(ConfigError, _teacher(train={"optimizer": "adam"})))
     refusal = _refusal(ConfigError, _teacher(train={"optimizer": "import:no_such_package.optimizers:make"}))
     assert "teacher.train.optimizer is 'import:no_such_package.optimizers:make', but there is no module 'no_such_package'" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "message"),
+    [
+        (1, {"train": {"optimizer": "adafactor"}}, "adafactor and teacher.deepspeed.zero_stage is 1"),
+        (0, {"deepspeed": {"offload_optimizer": {"device": "cpu"}}}, "zero_stage is 0, wanted at least 1"),
+        (2, {"deepspeed": {"offload_params": {"device": "cpu"}}}, "zero_stage is 2, wanted 3"),
+        (2, {"deepspeed": {"weights": "precision"}, "train": {"precision": "fp32"}}, "there is nothing to cast to"),
+        (2, {"deepspeed": {"extra": {"zero_optimisation": {}}}}, "zero_optimisation"),
+    ],
+)
+def test_what_deepspeed_cannot_do_is_refused(stage: int, fields: dict[str, dict[str, object]], message: str) -> None:
+    deepspeed = {"zero_stage": stage, **fields.get("deepspeed", {})}
+    refusal = _refusal(ConfigError, _teacher(workers=2, train=fields.get("train"), deepspeed=deepspeed))
+    assert message in refusal.message
+    assert refusal.hint
+
+
+def test_one_torch_worker_may_use_an_optimizer_that_cannot_be_sharded() -> None:
+    check_training(_teacher(workers=1, train={"optimizer": "adafactor"}))
 
 
 def test_token_ids_can_be_neither_mixed_nor_augmented() -> None:

@@ -1,0 +1,70 @@
+"""The teacher's stage: where it is trained, what is made of it, and who is told.
+
+Decides: that one worker with the torch engine trains in this process where the cluster is the local head, and so without Ray, and in one
+worker of any other cluster. Leaves to others: training (`training.trainer`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from foundry_ray.config import PipelineConfig, TeacherConfig
+from foundry_ray.context import Context
+from foundry_ray.protocols import Reporter
+from foundry_ray.training.checks import ignored_keys, resolved_engine
+from foundry_ray.types import DatasetRef, ModelArtifact, to_json
+
+if TYPE_CHECKING:
+    from foundry_ray.runtime.session import Session
+
+
+def train_teacher(config: PipelineConfig, dataset: DatasetRef, stage_key: str, *, context: Context) -> ModelArtifact:
+    """Train, or go on where an earlier run stopped, and track what happens. Raises as `trainer.fit`."""
+    from foundry_ray.training.trackers import Tracked, open_trackers
+
+    for key in ignored_keys(config.teacher):
+        context.reporter.warn(f"{key} is ignored: one worker trains with torch; `teacher.engine: deepspeed` follows it.")
+    document = config.teacher.model_dump(mode="json")
+    params = {"teacher": to_json(document), "task": config.task, "seed": config.seed}
+    told, clock = context.reporter, context.clock
+    with open_trackers(context.settings, name=config.name, stage_key=stage_key, params=params, reporter=told, clock=clock) as trackers:
+        return _trained(config, dataset, stage_key, context=context, reporter=Tracked(told, trackers))
+
+
+def _trained(config: PipelineConfig, dataset: DatasetRef, stage_key: str, *, context: Context, reporter: Reporter) -> ModelArtifact:
+    from foundry_ray.compression.cost import cost
+    from foundry_ray.compression.export import to_onnx
+    from foundry_ray.training.trainer import fit
+
+    store, settings, clock, has_images = context.store, context.settings, context.clock, dataset.schema.kind == "images"
+
+    def teacher(*, session: Session | None, reporter: Reporter) -> ModelArtifact:
+        return fit(
+            config.teacher,
+            task=config.task,
+            dataset=dataset,
+            augment=config.data.augment,
+            seed=config.seed,
+            stage_key=stage_key,
+            store=store,
+            settings=settings,
+            reporter=reporter,
+            session=session,
+            export=(lambda model: to_onnx(model, dataset.schema)) if has_images else None,
+            cost=lambda model: cost(model, dataset.schema),
+            clock=clock,
+        )
+
+    if resolved_engine(config.teacher) == "deepspeed":
+        return teacher(session=context.session, reporter=reporter)
+    if context.is_local:
+        return teacher(session=None, reporter=reporter)
+    num_cpus, num_gpus = config.teacher.cpus_per_worker, _num_gpus(config.teacher, context.session)
+    context.session.require({"CPU": num_cpus, "GPU": num_gpus}, "teacher.cpus_per_worker")
+    return context.session.call(teacher, session=None, num_cpus=num_cpus, num_gpus=num_gpus, reporter=reporter)
+
+
+def _num_gpus(config: TeacherConfig, session: Session) -> float:
+    """Of the one worker that trains."""
+    has_one = session.resources().get("GPU", 0.0) >= config.gpus_per_worker
+    return config.gpus_per_worker if config.use_gpu is True or (config.use_gpu == "auto" and has_one) else 0.0
