@@ -81,6 +81,25 @@ class Session:
 
         return {name: amount for name, amount in ray.cluster_resources().items() if not name.startswith("node:")}
 
+    def nodes(self) -> dict[str, Mapping[str, float]]:
+        """What each living node offers, by its id; not those that are to be taken away."""
+        import ray
+
+        leaving = self.draining()
+        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
+
+    def free(self) -> dict[str, float]:
+        """What nobody uses now, on all nodes together."""
+        import ray
+
+        return dict(ray.available_resources())
+
+    def draining(self) -> frozenset[str]:
+        """Ids of the nodes that are to be taken away: a cloud's notice, an autoscaler, `ray drain-node`, SIGTERM to a node."""
+        from ray._private.state import state  # what Ray Train's own watcher asks; no public call says it from outside of a worker
+
+        return frozenset(state.get_draining_nodes() or {})
+
     def is_here(self) -> bool:
         """Whether all nodes are this machine, so that they see its files and its loopback."""
         import ray

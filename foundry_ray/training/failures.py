@@ -1,37 +1,72 @@
-"""What to do when workers fail: a pure function of what happened. `trainer` carries the decision out.
+"""What to do when a training group has ended without finishing: a pure function of what happened. `attempts` carries it out.
 
-A worker that died (killed, out of memory, node lost) or a store that did not answer: restart from the last checkpoint, within a
-budget. An error that foundry raised on purpose, or the same traceback twice: it would come again, so stop at once with the failing
-rank's own words. A rank that only complains about a lost peer is a witness, not the culprit.
+Each cause has a budget of its own, so that one does not eat the other's:
+
+    a rank was out of memory           a smaller shape, same batch       `max_memory_retries`
+    a node was taken or lost           on what is left                   `max_preemptions`
+    a worker died, the store is away   again from the last checkpoint    `max_failures`
+    the driver asked, to grow          again, larger                     free
+    foundry refused or saw a NaN       stop with that error              none
+    a bug                              stop with its own traceback       none
+
+Training replays exactly from a checkpoint, so a Python error that its own code raised would come again: it stops at once. Two kinds may
+be weather and get a restart: errors of the surroundings (files, sockets, CUDA), and an error of unknown kind after steps went well; the
+same one at the same step is then a bug too. A rank that only complains about a lost peer is a witness and not the culprit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
-from foundry_ray.errors import Diverged, FoundryError, WorkerGroupFailed
+from foundry_ray.errors import Diverged, FoundryError, Preempted, ResourcesUnavailable, WorkerGroupFailed
+from foundry_ray.training.shape import Shape, halved
 
 _LOST_PEER = re.compile(r"connection (closed|reset) by peer|connection refused|broken pipe|DistBackendError|NCCL.*(remote|abort)", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|(CUDA|HIP) out of memory|DefaultCPUAllocator: (can't|not enough)|\bMemoryError\b|std::bad_alloc|_ALLOC_FAILED"
+    r"|running low on memory"
+)
+_LOST_NODE = re.compile(r"node (has died|was preempted|is dead|was terminated|it was running on)|NodeDiedError|PreemptionError")
+_SURROUNDINGS = re.compile(
+    r"^([\w.]*(OSError|IOError|ConnectionError|Connection\w+Error|TimeoutError|BlockingIOError|PermissionError|FileNotFoundError|Timeout)\b"
+    r"|.*(CUDA error|CUDNN_STATUS|CUBLAS_STATUS|uncorrectable|Bus error|timed out|Address already in use))",
+    re.IGNORECASE,
+)
+_BUGS = re.compile(
+    r"^(TypeError|ValueError|AttributeError|NameError|UnboundLocalError|KeyError|IndexError|ImportError|ModuleNotFoundError|SyntaxError"
+    r"|AssertionError|NotImplementedError|ZeroDivisionError|RecursionError)\b"
+)
+Asked = Literal["", "preempted", "resize"]
 
 
 class FailureKind(StrEnum):
     """How one rank ended."""
 
     DIED = "died"
+    LOST_NODE = "lost its node"
     CRASHED = "crashed"
     RAISED = "raised"
+    NOT_STARTED = "was not started"
 
 
 class RankCrashed(Exception):
-    """A Python error on one rank that is not foundry's; carries the traceback's text, because tracebacks do not travel."""
+    """A Python error on one rank that is not foundry's; carries the traceback's text, because tracebacks do not travel.
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
+    Attributes:
+        step: Optimizer steps done when it came; None before the loop stood.
+        first_step: Those that this attempt had begun with.
+    """
+
+    def __init__(self, text: str, step: int | None = None, first_step: int | None = None) -> None:
+        super().__init__(text, step, first_step)
         self.text = text
+        self.step = step
+        self.first_step = first_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +77,29 @@ class RankFailure:
     kind: FailureKind
     text: str
     error: FoundryError | None = None
+    step: int | None = None
+    first_step: int | None = None
 
     @property
     def is_witness(self) -> bool:
         """It noticed that another rank was gone."""
         return self.kind is FailureKind.CRASHED and _LOST_PEER.search(self.text) is not None
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Its device, its process or its node had no memory left. The kernel's own killer leaves no such words: that is a death."""
+        return self.error is None and not self.is_witness and _OUT_OF_MEMORY.search(self.text) is not None
+
+    @property
+    def is_preempted(self) -> bool:
+        """Its node was taken away, or it stopped because that was announced."""
+        is_gone = self.kind in (FailureKind.DIED, FailureKind.LOST_NODE) and _LOST_NODE.search(self.text) is not None
+        return is_gone or self.kind is FailureKind.LOST_NODE or isinstance(self.error, Preempted)
+
+    @property
+    def has_progress(self) -> bool:
+        """Steps were done since this attempt began."""
+        return self.step is not None and self.step > (self.first_step or 0)
 
     @property
     def signature(self) -> str:
@@ -55,21 +108,52 @@ class RankFailure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """How often each cause may be answered with another attempt."""
+
+    max_failures: int
+    max_preemptions: int
+    max_memory_retries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """How often it was; `crashes` maps the signature of a traceback to the step at which it came."""
+
+    num_failures: int = 0
+    num_preemptions: int = 0
+    num_memory_retries: int = 0
+    crashes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailureFacts:
-    """What is known when a worker group has ended: its failures, earlier tracebacks, and the budget."""
+    """What is known when a group has ended.
+
+    Attributes:
+        failures: Of its ranks; at least one.
+        shape: What the group had.
+        asked: What the driver had asked of the group, if it did.
+        max_zero_stage: The highest stage that the engine, the model and the optimizer can use.
+    """
 
     failures: tuple[RankFailure, ...]
-    earlier_signatures: frozenset[str] = frozenset()
-    num_restarts: int = 0
-    max_failures: int = 0
+    shape: Shape
+    budgets: Budgets
+    spent: Spent = field(default_factory=Spent)
+    asked: Asked = ""
+    max_zero_stage: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Restart from the last checkpoint (`error` is None), or stop with `error`."""
+    """Another attempt (`error` is None) with this shape and these budgets spent, or the end with `error`; `counted` says "1 of 3"."""
 
     reason: str
+    shape: Shape
+    spent: Spent
     error: FoundryError | None = None
+    counted: str = ""
 
     @property
     def is_restart(self) -> bool:
@@ -77,16 +161,19 @@ class Decision:
 
 
 def decide(facts: FailureFacts) -> Decision:
-    """Restart or stop."""
-    raised = _worst([failure for failure in facts.failures if failure.error is not None and not failure.error.retryable])
-    if raised is not None and raised.error is not None:
-        return Decision(reason=f"rank {raised.rank} raised {type(raised.error).__name__}", error=raised.error)
-    culprit = culprit_of(facts.failures)
-    if culprit.kind is FailureKind.CRASHED and culprit.signature in facts.earlier_signatures:
-        return _stop(facts, culprit, "failed twice with the same error, which a restart will not mend")
-    if facts.num_restarts >= facts.max_failures:
-        return _stop(facts, culprit, f"failed, and all {facts.max_failures} restarts are used up")
-    return Decision(reason=f"rank {culprit.rank} {culprit.kind}: {last_line(culprit.text)}")
+    """Another attempt, and with which shape; or the end."""
+    refused = _earliest([one for one in facts.failures if one.error is not None and not one.error.retryable])
+    if refused is not None:
+        return _end(facts, f"rank {refused.rank} raised {type(refused.error).__name__}", refused.error)
+    full = next((one for one in facts.failures if one.is_out_of_memory), None)
+    if full is not None:
+        return _with_less_memory(facts, full)
+    if facts.asked == "resize" and all(isinstance(one.error, Preempted) or one.is_witness for one in facts.failures):
+        return Decision(reason="more workers fit now", shape=facts.shape, spent=facts.spent)
+    taken = next((one for one in facts.failures if one.is_preempted), None)
+    if taken is not None or facts.asked == "preempted":
+        return _elsewhere(facts, taken or culprit_of(facts.failures))
+    return _again(facts, culprit_of(facts.failures))
 
 
 def culprit_of(failures: Sequence[RankFailure]) -> RankFailure:
@@ -96,13 +183,73 @@ def culprit_of(failures: Sequence[RankFailure]) -> RankFailure:
 
 
 def last_line(text: str) -> str:
-    """The line of a traceback that names the error."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+    """The line of a traceback that names the error: the last that is not indented."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if not line.startswith((" ", "\t"))]
+    return (named or [line.strip() for line in lines] or ["no reason given"])[-1]
 
 
-def _worst(failures: Sequence[RankFailure]) -> RankFailure | None:
-    """The earliest: NaN spreads over the ranks with the next gradient, so the rank with the lowest step saw it first."""
+def _with_less_memory(facts: FailureFacts, full: RankFailure) -> Decision:
+    what = f"rank {full.rank} was out of memory with {facts.shape}"
+    smaller = _smaller(facts.shape, facts.max_zero_stage)
+    if smaller is None:
+        hint = "take a smaller model, `teacher.activation_checkpointing: true`, `teacher.deepspeed.offload_optimizer: {device: cpu}` or more workers."
+        return _end(facts, what, _too_large(f"{what}, and nothing smaller is left: {last_line(full.text)}", hint))
+    limit = facts.budgets.max_memory_retries
+    if facts.spent.num_memory_retries >= limit:
+        hint = "set `teacher.micro_batch_size`, or raise `teacher.max_memory_retries`."
+        return _end(facts, what, _too_large(f"{what}, and all {limit} smaller attempts are used up: {last_line(full.text)}", hint))
+    spent = replace(facts.spent, num_memory_retries=facts.spent.num_memory_retries + 1)
+    reason = f"{what}; now {smaller}, the same batch of {smaller.batch_size}"
+    return Decision(reason=reason, shape=smaller, spent=spent, counted=f"{spent.num_memory_retries} of {limit}")
+
+
+def _smaller(shape: Shape, max_zero_stage: int) -> Shape | None:
+    """Less memory for the same batch: smaller passes, then a higher ZeRO stage where there are workers to share with."""
+    if (less := halved(shape)) is not None:
+        return less
+    can_shard = shape.num_workers > 1 and shape.zero_stage < max_zero_stage
+    return replace(shape, zero_stage=shape.zero_stage + 1) if can_shard else None
+
+
+def _elsewhere(facts: FailureFacts, taken: RankFailure) -> Decision:
+    limit = facts.budgets.max_preemptions
+    if facts.spent.num_preemptions >= limit:
+        return _stop(facts, taken, f"lost its node, and all {limit} preemptions of `teacher.max_preemptions` are used up")
+    spent = replace(facts.spent, num_preemptions=facts.spent.num_preemptions + 1)
+    announced = "was announced to go" if facts.asked == "preempted" else "is gone"
+    reason = f"a node {announced} (rank {taken.rank}: {last_line(taken.text)})"
+    return Decision(reason=reason, shape=facts.shape, spent=spent, counted=f"{spent.num_preemptions} of {limit}")
+
+
+def _again(facts: FailureFacts, culprit: RankFailure) -> Decision:
+    if (bug := _bug(facts, culprit)) is not None:
+        return _stop(facts, culprit, bug)
+    limit = facts.budgets.max_failures
+    if facts.spent.num_failures >= limit:
+        return _stop(facts, culprit, f"failed, and all {limit} restarts are used up")
+    crashes = {**facts.spent.crashes, culprit.signature: culprit.step or 0} if culprit.kind is FailureKind.CRASHED else facts.spent.crashes
+    spent = replace(facts.spent, num_failures=facts.spent.num_failures + 1, crashes=crashes)
+    reason = f"rank {culprit.rank} {culprit.kind}: {last_line(culprit.text)}"
+    return Decision(reason=reason, shape=facts.shape, spent=spent, counted=f"{spent.num_failures} of {limit}")
+
+
+def _bug(facts: FailureFacts, culprit: RankFailure) -> str | None:
+    """Why a restart would only meet this again; None where it may not."""
+    line = last_line(culprit.text)
+    if culprit.kind is not FailureKind.CRASHED or culprit.is_witness or _SURROUNDINGS.search(line):
+        return None
+    if _BUGS.search(line):
+        return "failed with an error that a restart would only repeat"
+    if not culprit.has_progress:
+        return "failed before its first step"
+    if (culprit.step or 0) <= facts.spent.crashes.get(culprit.signature, -1):
+        return "failed twice with the same error at the same step, which a restart will not mend"
+    return None
+
+
+def _earliest(failures: Sequence[RankFailure]) -> RankFailure | None:
+    """NaN spreads over the ranks with the next gradient, so the rank with the lowest step saw it first."""
     return min(failures, key=lambda failure: (_step(failure.error), failure.rank), default=None)
 
 
@@ -111,10 +258,19 @@ def _step(error: FoundryError | None) -> int:
     return step if isinstance(step, int) else -1
 
 
+def _too_large(message: str, hint: str) -> ResourcesUnavailable:
+    return ResourcesUnavailable(message, hint=hint)
+
+
+def _end(facts: FailureFacts, reason: str, error: FoundryError | None) -> Decision:
+    return Decision(reason=reason, shape=facts.shape, spent=facts.spent, error=error)
+
+
 def _stop(facts: FailureFacts, culprit: RankFailure, what: str) -> Decision:
+    reason = f"rank {culprit.rank} {what}"
     if culprit.error is not None:
-        return Decision(reason=f"rank {culprit.rank} {what}", error=culprit.error)
-    message = f"training stopped: rank {culprit.rank} {what}: {last_line(culprit.text)}"
+        return _end(facts, reason, culprit.error)
+    message = f"training stopped: {reason}: {last_line(culprit.text)}"
     hint = "mend the cause and run the same command: it goes on from the last checkpoint. `teacher.max_failures` sets the restarts."
     texts = {failure.rank: failure.text for failure in facts.failures}
-    return Decision(reason=f"rank {culprit.rank} {what}", error=WorkerGroupFailed(message, hint=hint, failures=texts))
+    return _end(facts, reason, WorkerGroupFailed(message, hint=hint, failures=texts))
