@@ -78,14 +78,19 @@ def test_checkpoints_are_found_and_held_against_their_hashes(v1: LocalStore, rep
     found = committed_keys(info.key for info in v1.list(f"checkpoints/{stage.key}/"))
     assert [keys[0].split("/")[2] for keys in found] == ["000001", "000002"]
     assert latest(v1, stage.key) is None  # training does not go on from them
-    assert check_store(v1, name=_RUN, deep=True, reporter=reporter).is_sound
+    assert not _corrupt(v1, reporter)
 
 
 def test_changed_checkpoints_are_found(v1: LocalStore, reporter: RecordingReporter, tmp_path: Path) -> None:
     copy = LocalStore(shutil.copytree(v1.root, tmp_path / "copy"))
     [key] = [info.key for info in copy.list("checkpoints/") if info.key.endswith("000002/rank-00000/loop.pt")]
     copy.put(key, b"X" + copy.get(key)[1:])
-    assert [one.key for one in check_store(copy, deep=True, reporter=reporter).problems if one.is_damage] == [key]
+    assert _corrupt(copy, reporter) == [key]
+
+
+def _corrupt(store: LocalStore, reporter: RecordingReporter) -> list[str]:
+    """Keys with other bytes than their documents say. (The fixture leaves large files out: those are missing.)"""
+    return [one.key for one in check_store(store, deep=True, reporter=reporter).problems if one.kind == "corrupt"]
 
 
 def test_the_cache_of_latencies_is_read(v1: LocalStore) -> None:

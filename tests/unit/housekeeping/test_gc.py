@@ -191,6 +191,7 @@ def test_a_checkpoint_on_its_way_outlives_the_retention_of_a_finished_stage(stor
 def test_checkpoints_of_the_first_format_go_before_newer_ones(store: MemoryStore, clock: FakeClock) -> None:
     for name in ("manifest.json", "rank-00000.json", "rank-00000/loop.pt"):
         store.put(f"checkpoints/{_TEACHER}/000900/{name}", b"{}")
+    clock.advance(2 * _DAY_S)
     _collect(store, clock, checkpoints="last")
     assert {key.split("/")[2] for key in store.objects if key.startswith(f"checkpoints/{_TEACHER}/")} == {"000000020-a"}
 
