@@ -177,6 +177,9 @@ class TeacherConfig(Section):
     )
     deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="DeepSpeed settings.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints.", json_schema_extra=_EXECUTION)
+    start_timeout_s: float = Field(
+        600.0, gt=0, le=86_400, description="Longest wait until the workers' resources are free.", json_schema_extra=_EXECUTION
+    )
     max_failures: int = Field(3, ge=0, le=100, description="Worker deaths that a run survives.", json_schema_extra=_EXECUTION)
     max_preemptions: int = Field(
         100, ge=0, le=10_000, description="Preempted workers or lost nodes that a run survives.", json_schema_extra=_EXECUTION
