@@ -142,11 +142,9 @@ def _penalise(optimizer: Optimizer, groups: tuple[ParamGroup, ...]) -> None:
     for group in optimizer.param_groups:
         found = {weights[param] for param in group["params"]}
         if len(found) > 1:
-            message = (
-                "the optimizer joins parameters that decay with biases and norms, wanted the groups that it was given, for `train.l1` and `train.l2`."
-            )
-            raise ConfigError(message, hint="set both to 0, or pass `param_groups` on as they are.")
-        group["l1"], group["l2"] = found.pop()
+            message = f"the optimizer {type(optimizer).__name__} joins weights that are penalised with others, wanted the groups that it was given."
+            raise ConfigError(message, hint="pass `param_groups` on as they are, or set `train.l1: 0` and `train.l2: 0`.")
+        group["l1"], group["l2"] = found.pop() if found else (0.0, 0.0)
     optimizer.register_step_pre_hook(_add_penalties)
 
 
