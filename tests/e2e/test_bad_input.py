@@ -58,7 +58,7 @@ def _images(folder: Path) -> None:
 
 
 def _run(commands: Commands, *settings: str, source: str = "./images", more: tuple[str, ...] = ()) -> Outcome:
-    small = ("data.split={train: 80, val: 20, test: 20}", f"data.source={source}", f"store=file://{commands.folder}/store")
+    small = (f"data.source={source}", "data.split={train: 80, val: 20, test: 20}", f"store=file://{commands.folder}/store")
     return commands.run("run", "pipeline.yaml", "--scale", "smoke", *(part for one in (*small, *settings) for part in ("--set", one)), *more)
 
 
@@ -110,9 +110,106 @@ def test_absent_data_names_the_command_that_fetches_it(commands: Commands) -> No
     _refused(_run(commands, source="fashion_mnist"), 2, "fashion_mnist is not on this machine", "train-images", "`foundry data fetch fashion_mnist`")
 
 
-def test_more_workers_than_the_machine_has_says_both_numbers(commands: Commands, head: dict[str, str]) -> None:
-    outcome = _run(commands, "teacher.workers=64", "teacher.train.batch_size=64")
-    _refused(outcome, 2, "teacher.workers needs 64 CPU", "the cluster has ", "lower teacher.workers")
+@pytest.fixture
+def newcomer(commands: Commands, tmp_path: Path) -> Commands:
+    """The same folder, with a home and a store that nothing has touched, and modules of the user's own on the path."""
+    (tmp_path / "modules").mkdir()
+    return replace(commands, home=tmp_path / "home", env={"FOUNDRY_STORE": f"file://{tmp_path}/store", "PYTHONPATH": str(tmp_path / "modules")})
+
+
+def _refused_before_anything_starts(
+    newcomer: Commands, settings: tuple[str, ...], got: str, wanted: str, hint: str, source: str = "./images"
+) -> None:
+    store = newcomer.env["FOUNDRY_STORE"].removeprefix("file://")
+    outcome = _run(newcomer, *settings, f"store=file://{store}", source=source)
+    _refused(outcome, 2, got, wanted, hint)
+    assert not newcomer.home.exists(), "no head and no service was started, and no event was logged"
+    assert not Path(store).exists(), "nothing was stored"
+
+
+@pytest.mark.parametrize(
+    ("settings", "got", "wanted", "hint"),
+    [
+        (("data.split={train: 80, val: 0, test: 20}",), "data.split.val is 0", "greater than 0", "`foundry schema`"),
+        (("teacher.train.optimizer=adam",), "optimizer is 'adam'", "adamw", "adamw"),
+        (("teacher.train.batch_size=30", "teacher.workers=4"), "batch_size is 30", "a multiple of the 4 workers", "set it to 28"),
+        (("teacher.micro_batch_size=5",), "teacher.micro_batch_size is 5", "a divisor of 16", "set it to 4"),
+        (("teacher.workers=2", "teacher.min_workers=3"), "min_workers is 3 and workers is 2", "the range is empty", "`foundry schema`"),
+        (("data.split={train: 20, val: 20, test: 20}",), "batch_size is 32", "the training split has 20 rows", "20 or less"),
+        (
+            ("teacher.train.optimizer=adafactor",),
+            "adafactor and teacher.deepspeed.zero_stage is 1",
+            "wanted stage 0",
+            "`teacher.deepspeed.zero_stage: 0`",
+        ),
+        (("teacher.deepspeed={zero_stage: 2, offload_params: {device: cpu}}",), "zero_stage is 2", "wanted 3", "`teacher.deepspeed.zero_stage: 3`"),
+        (
+            ("teacher.deepspeed={extra: {zero_optimisation: {}}}",),
+            "extra.zero_optimisation is no key",
+            "wanted one that it has",
+            "`zero_optimization`",
+        ),
+        (("teacher.engine=torch",), "teacher.engine is torch and teacher.workers is 2", "wanted one worker", "`teacher.workers: 1`"),
+        (
+            ("teacher.workers=32", "teacher.cpus_per_worker=8"),
+            "workers is 32 and teacher.cpus_per_worker is 8, which needs 256 CPUs",
+            "but this machine has",
+            "lower `teacher.workers`",
+        ),
+        (("teacher.model.family=import:no_such_package.models:make",), "no module 'no_such_package'", "one that can be imported", "PYTHONPATH"),
+        (("teacher.train.optimizer=import:json:dumpss",), "'json' has no 'dumpss'", "a name that it defines", "dumps"),
+    ],
+    ids=lambda value: value[0].partition("=")[0] if isinstance(value, tuple) else "",
+)
+def test_a_training_that_could_not_work_is_refused_and_nothing_starts(
+    newcomer: Commands, settings: tuple[str, ...], got: str, wanted: str, hint: str
+) -> None:
+    _refused_before_anything_starts(newcomer, settings, got, wanted, hint)
+
+
+def test_a_user_module_whose_import_fails_names_the_place_and_the_error(newcomer: Commands) -> None:
+    module = Path(newcomer.env["PYTHONPATH"]) / "broken_models.py"
+    module.write_text("import json\n\nSIZE = 1 / 0\n")
+    settings = ("teacher.model.family=import:broken_models:make",)
+    _refused_before_anything_starts(
+        newcomer, settings, "broken_models.py:3 with ZeroDivisionError", "a module that imports", "`python -c 'import broken"
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "got", "wanted"),
+    [
+        (np.zeros((4, 6)), "inputs of dtype float64", "wanted integers"),
+        (np.zeros(24, dtype=np.int64), "inputs of shape (24,)", "wanted (blocks, tokens)"),
+        (np.full((4, 6), 9), "inputs[0, 0] = 9", "wanted 0..6"),
+    ],
+)
+def test_token_ids_of_the_wrong_type_shape_or_range_are_named(newcomer: Commands, tmp_path: Path, inputs: np.ndarray, got: str, wanted: str) -> None:
+    np.savez(tmp_path / "text.npz", inputs=inputs, vocab_size=7)
+    _refused_before_anything_starts(newcomer, ("task=causal_lm",), got, wanted, "np.savez", source=str(tmp_path / "text.npz"))
+
+
+def test_an_image_of_another_shape_is_named(newcomer: Commands, tmp_path: Path) -> None:
+    _images(tmp_path / "photos")
+    pytest.importorskip("PIL.Image").fromarray(np.zeros((8, 16), dtype=np.uint8)).save(tmp_path / "photos" / "class0" / "02.png")
+    outcome = _run(newcomer, f"store={newcomer.env['FOUNDRY_STORE']}", source=str(tmp_path / "photos"))
+    _refused(outcome, 2, "02.png (row 1) has shape (1, 8, 16)", "wanted (1, 16, 16) as", "convert the images to one size")
+
+
+def test_a_model_whose_outputs_do_not_fit_the_labels_is_refused_before_its_first_step(newcomer: Commands) -> None:
+    module = Path(newcomer.env["PYTHONPATH"]) / "wide_models.py"
+    module.write_text("from torch import nn\n\ndef make(schema):\n    return nn.Sequential(nn.Flatten(), nn.Linear(256, 5))\n")
+    family = "teacher.model={family: 'import:wide_models:make'}"
+    outcome = _run(newcomer, family, "teacher.workers=1", f"store={newcomer.env['FOUNDRY_STORE']}", more=("--until", "teacher"))
+    _refused(outcome, 2, "Sequential gives outputs of shape (2, 5)", "wanted (2, 2): rows, classes", "`teacher.model.family`")
+    store = Path(newcomer.env["FOUNDRY_STORE"].removeprefix("file://"))
+    assert not list(store.glob("checkpoints/**/manifest.json")), "nothing was trained"
+    assert not (newcomer.home / "ray").exists(), "no head was started"
+
+
+def test_more_workers_than_the_cluster_has_says_both_numbers(commands: Commands, head: dict[str, str]) -> None:
+    outcome = _run(commands, "teacher.workers=32", "teacher.cpus_per_worker=8")
+    _refused(outcome, 2, "teacher.workers needs 256 CPU", "the cluster has ", "lower teacher.workers")
 
 
 def test_a_corrupt_image_is_named(commands: Commands) -> None:
