@@ -89,7 +89,7 @@ def commit(store: ArtifactStore, draft: Draft, parts: tuple[Part, ...], *, clock
         world_size=draft.world_size,
         attempt=draft.attempt,
         number=draft.number,
-        created_at=datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="milliseconds"),
+        created_at=datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="microseconds"),
         parts=parts,
         document=draft.document,
         meta=draft.meta,
