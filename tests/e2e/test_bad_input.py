@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,9 +57,13 @@ def _images(folder: Path) -> None:
         image.fromarray(random.integers(0, 255, (16, 16), dtype=np.uint8)).save(path)
 
 
-def _run(commands: Commands, *settings: str, source: str = "./images", more: tuple[str, ...] = ()) -> Outcome:
+def _words(commands: Commands, *settings: str, source: str = "./images") -> tuple[str, ...]:
     small = (f"data.source={source}", "data.split={train: 80, val: 20, test: 20}", f"store=file://{commands.folder}/store")
-    return commands.run("run", "pipeline.yaml", "--scale", "smoke", *(part for one in (*small, *settings) for part in ("--set", one)), *more)
+    return "run", "pipeline.yaml", "--scale", "smoke", *(part for one in (*small, *settings) for part in ("--set", one))
+
+
+def _run(commands: Commands, *settings: str, source: str = "./images", more: tuple[str, ...] = ()) -> Outcome:
+    return commands.run(*_words(commands, *settings, source=source), *more)
 
 
 def _refused(outcome: Outcome, code: int, got: str, wanted: str, hint: str) -> None:
@@ -117,14 +121,26 @@ def newcomer(commands: Commands, tmp_path: Path) -> Commands:
     return replace(commands, home=tmp_path / "home", env={"FOUNDRY_STORE": f"file://{tmp_path}/store", "PYTHONPATH": str(tmp_path / "modules")})
 
 
-def _refused_before_anything_starts(
-    newcomer: Commands, settings: tuple[str, ...], got: str, wanted: str, hint: str, source: str = "./images"
-) -> None:
-    store = newcomer.env["FOUNDRY_STORE"].removeprefix("file://")
-    outcome = _run(newcomer, *settings, f"store=file://{store}", source=source)
-    _refused(outcome, 2, got, wanted, hint)
+@pytest.fixture
+def run_here(newcomer: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+    """The newcomer's command line in this process, for what ends at once."""
+
+    def run(*settings: str, source: str = "./images") -> Outcome:
+        monkeypatch.setenv("FOUNDRY_HOME", str(newcomer.home))
+        monkeypatch.chdir(newcomer.folder)
+        monkeypatch.syspath_prepend(newcomer.env["PYTHONPATH"])
+        monkeypatch.setattr("sys.argv", ["foundry", *_words(newcomer, *settings, f"store={newcomer.env['FOUNDRY_STORE']}", source=source)])
+        code = run_app(app)
+        return Outcome(code=code, stdout="", stderr=capsys.readouterr().err)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def _nothing_started(newcomer: Commands) -> None:
     assert not newcomer.home.exists(), "no head and no service was started, and no event was logged"
-    assert not Path(store).exists(), "nothing was stored"
+    assert not Path(newcomer.env["FOUNDRY_STORE"].removeprefix("file://")).exists(), "nothing was stored"
 
 
 @pytest.mark.parametrize(
@@ -162,18 +178,17 @@ def _refused_before_anything_starts(
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, tuple) else "",
 )
 def test_a_training_that_could_not_work_is_refused_and_nothing_starts(
-    newcomer: Commands, settings: tuple[str, ...], got: str, wanted: str, hint: str
+    newcomer: Commands, run_here: Callable[..., Outcome], settings: tuple[str, ...], got: str, wanted: str, hint: str
 ) -> None:
-    _refused_before_anything_starts(newcomer, settings, got, wanted, hint)
+    _refused(run_here(*settings), 2, got, wanted, hint)
+    _nothing_started(newcomer)
 
 
-def test_a_user_module_whose_import_fails_names_the_place_and_the_error(newcomer: Commands) -> None:
-    module = Path(newcomer.env["PYTHONPATH"]) / "broken_models.py"
-    module.write_text("import json\n\nSIZE = 1 / 0\n")
-    settings = ("teacher.model.family=import:broken_models:make",)
-    _refused_before_anything_starts(
-        newcomer, settings, "broken_models.py:3 with ZeroDivisionError", "a module that imports", "`python -c 'import broken"
-    )
+def test_a_user_module_whose_import_fails_names_the_place_and_the_error(newcomer: Commands, run_here: Callable[..., Outcome]) -> None:
+    (Path(newcomer.env["PYTHONPATH"]) / "broken_models.py").write_text("import json\n\nSIZE = 1 / 0\n")
+    outcome = run_here("teacher.model.family=import:broken_models:make")
+    _refused(outcome, 2, "broken_models.py:3 with ZeroDivisionError", "a module that imports", "`python -c 'import broken")
+    _nothing_started(newcomer)
 
 
 @pytest.mark.parametrize(
@@ -184,15 +199,18 @@ def test_a_user_module_whose_import_fails_names_the_place_and_the_error(newcomer
         (np.full((4, 6), 9), "inputs[0, 0] = 9", "wanted 0..6"),
     ],
 )
-def test_token_ids_of_the_wrong_type_shape_or_range_are_named(newcomer: Commands, tmp_path: Path, inputs: np.ndarray, got: str, wanted: str) -> None:
+def test_token_ids_of_the_wrong_type_shape_or_range_are_named(
+    newcomer: Commands, run_here: Callable[..., Outcome], tmp_path: Path, inputs: np.ndarray, got: str, wanted: str
+) -> None:
     np.savez(tmp_path / "text.npz", inputs=inputs, vocab_size=7)
-    _refused_before_anything_starts(newcomer, ("task=causal_lm",), got, wanted, "np.savez", source=str(tmp_path / "text.npz"))
+    _refused(run_here("task=causal_lm", source=str(tmp_path / "text.npz")), 2, got, wanted, "np.savez")
+    _nothing_started(newcomer)
 
 
-def test_an_image_of_another_shape_is_named(newcomer: Commands, tmp_path: Path) -> None:
+def test_an_image_of_another_shape_is_named(run_here: Callable[..., Outcome], tmp_path: Path) -> None:
     _images(tmp_path / "photos")
     pytest.importorskip("PIL.Image").fromarray(np.zeros((8, 16), dtype=np.uint8)).save(tmp_path / "photos" / "class0" / "02.png")
-    outcome = _run(newcomer, f"store={newcomer.env['FOUNDRY_STORE']}", source=str(tmp_path / "photos"))
+    outcome = run_here(source=str(tmp_path / "photos"))
     _refused(outcome, 2, "02.png (row 1) has shape (1, 8, 16)", "wanted (1, 16, 16) as", "convert the images to one size")
 
 
@@ -225,24 +243,16 @@ def test_a_truncated_data_file_is_refused_and_named(commands: Commands) -> None:
     _refused(_run(commands, source="mnist_5k"), 2, "mnist_5k.csv.gz (1000 bytes)", "it was cut short or changed", "`foundry data fetch mnist_5k`")
 
 
-def test_a_label_outside_the_classes_is_named(
-    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_label_outside_the_classes_is_named(newcomer: Commands, run_here: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     data = gzip.compress(b"".join(f"0,1,2,{number},{7 if number == 5 else number % 2}\n".encode() for number in range(20)))
-    place = tmp_path / "home" / "datasets" / "tiny"
+    place = newcomer.home / "datasets" / "tiny"
     place.mkdir(parents=True)
     (place / "tiny.csv.gz").write_bytes(data)
     schema = ImageSchema(channels=1, height=2, width=2, dtype="uint8", classes=("no", "yes"))
     files = {"tiny.csv.gz": hashlib.sha256(data).hexdigest()}
     tiny = registry.Registered(name="tiny", installer="pip", package="none", folder="none/none", files=files, format="csv", schema=schema)
     monkeypatch.setattr(registry, "_CATALOGUE", (tiny,))
-    monkeypatch.setenv("FOUNDRY_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(commands.folder)
-    monkeypatch.setattr("sys.argv", ["foundry", "run", "pipeline.yaml", "--set", "data.source=tiny", "--set", f"store=file://{tmp_path}/store"])
-    before = signal.getsignal(signal.SIGTERM)
-    code = run_app(app)
-    signal.signal(signal.SIGTERM, before)
-    _refused(Outcome(code=code, stdout="", stderr=capsys.readouterr().err), 2, "row 5 has the label 7", "a class number in 0..1", "correct the file")
+    _refused(run_here(source="tiny"), 2, "row 5 has the label 7", "a class number in 0..1", "correct the file")
 
 
 def test_an_unreachable_store_is_named(commands: Commands) -> None:
