@@ -8,6 +8,7 @@ begins at step three with the fragments that another world left in that folder.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from foundry_ray.config import TeacherConfig
 from foundry_ray.protocols import Engine, Fragment
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.training.engine import TorchEngine
+from foundry_ray.training.lion import Lion
 from foundry_ray.training.shape import Shape
 
 BATCH = 16
@@ -44,6 +46,8 @@ class Case:
     settings: Mapping[str, object] = field(default_factory=dict)
     teacher: Mapping[str, object] = field(default_factory=dict)
     source: str = ""
+    poisoned: int | None = None
+    is_torch: bool = False
 
     def config(self, num_workers: int) -> TeacherConfig:
         """It as a section; parameters of fewer than 100 elements stay whole at ZeRO 3, the others are taken apart."""
@@ -100,10 +104,12 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(BATCH, 1, 6, 6, generator=generator) + labels_B[:, None, None, None], labels_B
 
 
-def train(engine: Engine, shape: Shape, steps: Sequence[int], *, lr: float) -> Iterator[float]:
-    """The mean loss of each step over all ranks."""
+def train(engine: Engine, shape: Shape, steps: Sequence[int], case: Case) -> Iterator[tuple[float, float, bool]]:
+    """Of each step: the mean loss over all ranks, the gradient's norm, and whether the weights changed."""
     for step in steps:
         images_BCHW, labels_B = batch(step)
+        if step == case.poisoned:
+            images_BCHW = images_BCHW * torch.nan
         losses = []
         for index in range(shape.accumulation):
             start = (index * shape.num_workers + engine.rank) * shape.micro_batch_size
@@ -111,68 +117,66 @@ def train(engine: Engine, shape: Shape, steps: Sequence[int], *, lr: float) -> I
             loss = functional.cross_entropy(engine.forward(images_BCHW[rows]), labels_B[rows])
             engine.backward(loss)
             losses.append(float(loss.detach()))
-        engine.step(lr)
-        yield engine.reduce([sum(losses) / len(losses)])[0] / shape.num_workers
+        is_applied = engine.step(LR[case.optimizer])
+        yield engine.reduce([sum(losses) / len(losses)])[0] / shape.num_workers, engine.grad_norm, is_applied
 
 
 def reference(optimizer: str) -> dict[str, object]:
-    """The same job in one process, in plain torch: one pass over the whole batch, `torch.optim` where it has the optimizer."""
+    """The same job in one process, in plain torch: one pass over the whole batch."""
     model = make_model()
-    engine = TorchEngine(model, Case(name="", optimizer=optimizer).config(1).train)
     trained = [param for param in model.parameters() if param.requires_grad]
     matrices, vectors = ([param for param in trained if (param.ndim > 1) == is_matrix] for is_matrix in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     made = {
         "adamw": lambda: torch.optim.AdamW(groups, lr=LR["adamw"]),
         "sgd": lambda: torch.optim.SGD(groups, lr=LR["sgd"], momentum=0.9, nesterov=True),
+        "lion": lambda: Lion(groups, lr=LR["lion"], betas=(0.9, 0.999)),
         "adafactor": lambda: torch.optim.Adafactor(groups, lr=LR["adafactor"]),
-    }.get(optimizer)
-    if made is None:
-        shape = Shape(num_workers=1, micro_batch_size=BATCH, accumulation=1, zero_stage=0)
-        return {"losses": list(train(engine, shape, range(STEPS), lr=LR[optimizer]))}
-    rule, losses, norms, outputs = made(), [], [], []
+    }
+    rule, steps, results = made[optimizer](), [], {}
     for step in range(STEPS):
         images_BCHW, labels_B = batch(step)
         loss = functional.cross_entropy(model(images_BCHW), labels_B)
         loss.backward()
-        norms.append(float(nn.utils.clip_grad_norm_(trained, 0.5)))
+        steps.append((float(loss.detach()), float(nn.utils.clip_grad_norm_(trained, 0.5)), True))
         rule.step()
         rule.zero_grad()
-        losses.append(float(loss.detach()))
         if step == SAVED - 1:
-            outputs = model(batch(99)[0]).flatten().tolist()
-    return {"losses": losses, "norms": norms, "outputs": outputs}
+            results = {"outputs": model(batch(99)[0]).flatten().tolist(), "swapped": _halved(model)(batch(99)[0]).flatten().tolist()}
+    return {"steps": steps, **results}
+
+
+@torch.no_grad()
+def _halved(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    for param in model.parameters():
+        param.mul_(0.5)
+    return model
 
 
 def run(case: Case, folder: Path, num_workers: int) -> dict[str, object]:
-    from foundry_ray.training.deepspeed import DeepSpeedEngine
-
     micro = BATCH // num_workers // case.accumulation
     shape = Shape(num_workers=num_workers, micro_batch_size=micro, accumulation=case.accumulation, zero_stage=case.stage)
     reporter = RecordingReporter()
-    engine = DeepSpeedEngine(make_model(), case.config(num_workers), shape, device="cpu", reporter=reporter)
-    lr, norms = LR[case.optimizer], []
+    engine = make_engine(case, shape, reporter)
     if case.source:
         load(engine, Path(case.source))
-        return {"losses": list(train(engine, shape, range(SAVED, STEPS), lr=lr)), "outputs": outputs(engine)}
-    losses = []
-    for loss in train(engine, shape, range(SAVED), lr=lr):
-        losses.append(loss)
-        norms.append(engine.grad_norm)
+        return {"steps": list(train(engine, shape, range(SAVED, STEPS), case)), "outputs": outputs(engine)}
+    steps = list(train(engine, shape, range(SAVED), case))
     save(engine, folder / case.name)
-    then = outputs(engine)
-    swapped, back = swap(engine)
-    losses += train(engine, shape, range(SAVED, STEPS), lr=lr)
-    return {
-        "losses": losses,
-        "norms": norms,
-        "outputs": then,
-        "swapped": swapped,
-        "is_back": back == then,
-        "scalars": dict(engine.scalars()),
-        "warnings": reporter.warnings,
-        "is_training": engine.model.training,
-    }
+    results = {"outputs": outputs(engine), "swapped": swapped(engine), "is_training": engine.model.training}
+    results["is_back"] = results["outputs"] == outputs(engine)
+    steps += train(engine, shape, range(SAVED, STEPS), case)
+    return {"steps": steps, **results, "scalars": dict(engine.scalars()), "warnings": reporter.warnings}
+
+
+def make_engine(case: Case, shape: Shape, reporter: RecordingReporter) -> Engine:
+    from foundry_ray.training.deepspeed import DeepSpeedEngine
+
+    config = case.config(shape.num_workers)
+    if case.is_torch:
+        return TorchEngine(make_model(), config.train, accumulation=shape.accumulation)
+    return DeepSpeedEngine(make_model(), config, shape, device="cpu", reporter=reporter)
 
 
 def outputs(engine: Engine) -> list[float]:
@@ -181,8 +185,8 @@ def outputs(engine: Engine) -> list[float]:
 
 
 @torch.no_grad()
-def swap(engine: Engine) -> tuple[list[float], list[float]]:
-    """What it says with all weights halved, and once they are put back."""
+def swapped(engine: Engine) -> list[float]:
+    """What it says with all weights halved; they are put back."""
     weights = [fragment.tensor for fragment in engine.fragments() if fragment.slot == "weights"]
     kept = [tensor.clone() for tensor in weights]
     torch._foreach_mul_(weights, 0.5)
@@ -190,7 +194,7 @@ def swap(engine: Engine) -> tuple[list[float], list[float]]:
     halved = outputs(engine)
     torch._foreach_copy_(weights, kept)
     engine.refresh()
-    return halved, outputs(engine)
+    return halved
 
 
 def save(engine: Engine, folder: Path) -> None:

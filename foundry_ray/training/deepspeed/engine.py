@@ -7,6 +7,8 @@ fp32 copies. No JIT: neither the shared-memory all-reduce nor a compiled Adam is
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import typing
 import warnings
@@ -213,7 +215,8 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: d
 
     _without_compiling()
     try:
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # where memory is before and after each of its own steps
+            engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
     except (AssertionError, ValueError) as error:  # how DeepSpeed refuses a configuration
         raise ConfigError(f"DeepSpeed refuses the configuration: {error}.", hint="change what it names under `teacher.deepspeed`.") from error
     return engine
