@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from foundry_ray import models
-from foundry_ray.artifacts.manifests import load_manifest, read_file
-from foundry_ray.config import ModelConfig, Settings, TeacherConfig, TrainConfig
-from foundry_ray.errors import ConfigError, Diverged, OutOfRange
+from foundry_ray.artifacts.manifests import load_manifest, put_json, read_file
+from foundry_ray.config import CheckpointConfig, ModelConfig, Settings, TeacherConfig, TrainConfig
+from foundry_ray.errors import ArtifactNotFound, ConfigError, Diverged, OutOfRange, Preempted, ResourcesUnavailable, StoreUnavailable
+from foundry_ray.protocols import ArtifactStore
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.datasets import publish_bands
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.training import checkpoint as checkpoints
+from foundry_ray.training.attempts import work_name
+from foundry_ray.training.checkpoint.layout import FileInfo, Part
+from foundry_ray.training.elastic import MemoryLimit, shape_within
 from foundry_ray.training.engine import TorchEngine
-from foundry_ray.training.rank import RankJob, _commit, best_epoch, train_rank
+from foundry_ray.training.preemption import Ask
+from foundry_ray.training.rank import Attempt, RankJob, RankRun, best_epoch, curve_of, kept
 from foundry_ray.training.scratch import scratch_for
-from foundry_ray.training.trainer import _work_name, fit
-from foundry_ray.types import DatasetRef, ModelArtifact
+from foundry_ray.training.trainer import _chosen, fit
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, to_json
 
 TRAIN = TrainConfig(epochs=3, batch_size=16, lr=5e-3, precision="fp32", ema_decay=0.8)
 CONFIG = TeacherConfig(model=ModelConfig(family="cnn", width=4, depth=1), train=TRAIN, workers=1)
+STEPS = 6  # of an epoch
+
+
+class _Busy(FakeClock):
+    """Each look at it takes a second, so that every step ends with a pulse."""
+
+    def monotonic_s(self) -> float:
+        self.advance(1.0)
+        return super().monotonic_s()
 
 
 class _Interrupting(RecordingReporter):
@@ -41,7 +58,18 @@ class _Interrupting(RecordingReporter):
             raise KeyboardInterrupt
 
 
-def run(store: MemoryStore, settings: Settings, *, reporter: RecordingReporter | None = None, config: TeacherConfig = CONFIG) -> ModelArtifact:
+def onnx_of(model: nn.Module) -> bytes:
+    return b"onnx of " + models.tensors_to_bytes(model.state_dict())
+
+
+def run(
+    store: ArtifactStore,
+    settings: Settings,
+    *,
+    reporter: RecordingReporter | None = None,
+    config: TeacherConfig = CONFIG,
+    export: Callable[[nn.Module], bytes] | None = onnx_of,
+) -> ModelArtifact:
     return fit(
         config,
         task="image_classification",
@@ -53,7 +81,7 @@ def run(store: MemoryStore, settings: Settings, *, reporter: RecordingReporter |
         settings=settings,
         reporter=reporter or RecordingReporter(),
         session=None,
-        export=lambda model: b"onnx of " + models.tensors_to_bytes(model.state_dict()),
+        export=export,
         cost=lambda model: (sum(param.numel() for param in model.parameters()), 123),
         clock=FakeClock(),
     )
@@ -66,7 +94,21 @@ def test_fit_publishes_the_best_epoch_with_its_files(memory_store: MemoryStore, 
     assert artifact.size_bytes == len(read_file(memory_store, artifact.artifact.key, "model.onnx"))
     assert artifact.num_macs == 123
     assert artifact.val_metrics == artifact.curve[best_epoch(artifact.curve, "accuracy") - 1]
+    assert artifact.notes == ()
     assert not models.load_model(memory_store, artifact).training
+
+
+def test_without_an_export_weights_and_architecture_are_published(memory_store: MemoryStore, settings: Settings) -> None:
+    artifact = run(memory_store, settings, export=None)
+    assert set(load_manifest(memory_store, artifact.artifact.key).files) == {"architecture.json", "model.safetensors"}
+    assert artifact.size_bytes == len(read_file(memory_store, artifact.artifact.key, "model.safetensors"))
+
+
+def test_a_start_is_told_in_phases_that_add_up(memory_store: MemoryStore, settings: Settings, reporter: RecordingReporter) -> None:
+    run(memory_store, settings, reporter=reporter)
+    (phases,) = [values for _, values in reporter.points if "start_s" in values]
+    parts = {name for name in phases if name != "start_s"}
+    assert parts == {f"start_{name}_s" for name in ("driver", "imports", "model", "data", "engine", "restore", "first_step")}
 
 
 def test_an_interrupted_fit_goes_on_and_ends_with_the_same_bits(settings: Settings) -> None:
@@ -87,29 +129,68 @@ def test_finished_work_is_not_trained_again(memory_store: MemoryStore, settings:
     assert reporter.reports == []
 
 
-def test_a_broken_checkpoint_gives_way_to_the_one_before(memory_store: MemoryStore, settings: Settings, reporter: RecordingReporter) -> None:
+@pytest.mark.parametrize("kind", [".bin", ".json"])
+def test_a_broken_checkpoint_gives_way_to_the_one_before(
+    memory_store: MemoryStore, settings: Settings, reporter: RecordingReporter, kind: str
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(memory_store, settings, reporter=_Interrupting(at_epoch=2))
-    key = next(key for key in memory_store.objects if key.endswith("000002/rank-00000/engine.pt"))
-    memory_store.objects[key] = b"torn"
+    newest = checkpoints.committed(memory_store, "k")[-1]
+    key = f"{newest.folder}rank-00000{kind}"
+    memory_store.objects[key] = bytes(len(memory_store.objects[key]))
     run(memory_store, settings, reporter=reporter)
     assert [epoch for epoch, _ in reporter.reports] == [2, 3]
-    assert "the checkpoint of epoch 2 is not whole" in reporter.warnings[0]
+    assert "the checkpoint of step 12 is not whole" in reporter.warnings[0]
 
 
-def test_only_the_last_two_epochs_and_the_best_are_kept(memory_store: MemoryStore) -> None:
+def test_where_no_checkpoint_is_whole_training_begins_anew_from_fresh_weights(settings: Settings, reporter: RecordingReporter) -> None:
+    unbroken, broken = MemoryStore(), MemoryStore()
+    expected = run(unbroken, settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, settings, reporter=_Interrupting(at_epoch=2))
+    for key in [key for key in broken.objects if key.endswith(".bin")]:
+        broken.objects[key] = bytes(255 - byte for byte in broken.objects[key])
+    artifact = run(broken, settings, reporter=reporter)
+    assert [epoch for epoch, _ in reporter.reports] == [1, 2, 3]
+    assert artifact.artifact.key == expected.artifact.key
+
+
+def checkpoint(step: int, epoch: int, curve: Sequence[Json]) -> checkpoints.Checkpoint:
+    info = FileInfo(sha256="0" * 64, size_bytes=1)
+    return checkpoints.Checkpoint(
+        stage_key="k",
+        step=step,
+        epoch=epoch,
+        world_size=1,
+        attempt="a",
+        created_at="",
+        parts=(Part(index=info, data=info),),
+        document={"curve": [*curve[:epoch]]},
+        meta={"ends_epoch": step == epoch * STEPS},
+    )
+
+
+def test_only_the_newest_and_the_best_are_kept(memory_store: MemoryStore) -> None:
     job = rank_job(memory_store, publish_bands(memory_store))
-    curve = [{"accuracy": value, "val_loss": 1.0} for value in (0.7, 0.9, 0.8, 0.8, 0.6)]
-    for epoch in range(1, 6):
-        checkpoints.put_part(memory_store, "k", epoch, 0, {"model.safetensors": b"%d" % epoch})
-        _commit(job, epoch, 1, curve[:epoch])
-    assert [one.epoch for one in checkpoints.committed(memory_store, "k")] == [2, 4, 5]
+    curve: list[Json] = [{"accuracy": value, "val_loss": 1.0} for value in (0.7, 0.9, 0.8, 0.8, 0.6)]
+    found = [checkpoint(step, step // STEPS, curve) for step in (6, 12, 15, 18, 24, 27, 30)]
+    assert kept(found, job) == {12, 27, 30}
+    assert kept(found[:3], job) == {12, 15}
+    assert kept([], job) == frozenset()
 
 
-def test_several_workers_without_a_session_are_refused(memory_store: MemoryStore, settings: Settings) -> None:
-    with pytest.raises(ConfigError, match=r"teacher\.workers is 2, but there is no Ray session") as caught:
+def test_checkpoints_of_a_finished_training_are_the_last_ones_and_the_best(memory_store: MemoryStore, settings: Settings) -> None:
+    artifact = run(memory_store, settings, config=CONFIG.model_copy(update={"train": TRAIN.model_copy(update={"epochs": 8})}))
+    found = checkpoints.committed(memory_store, "k")
+    assert [one.epoch for one in found][-1] == 8
+    assert best_epoch(artifact.curve, "accuracy") in [one.epoch for one in found]
+    assert len(found) <= 3
+
+
+def test_deepspeed_without_a_session_is_refused(memory_store: MemoryStore, settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.workers is 2 and teacher\.engine is auto, but there is no Ray session") as caught:
         run(memory_store, settings, config=CONFIG.model_copy(update={"workers": 2}))
-    assert caught.value.hint == "connect to a cluster, or set `teacher.workers: 1`."
+    assert caught.value.hint == "connect to a cluster, or set `teacher.workers: 1` and `teacher.engine: torch`."
 
 
 def test_a_batch_that_cannot_be_is_refused_before_anything_starts(memory_store: MemoryStore, settings: Settings) -> None:
@@ -126,43 +207,177 @@ class _NanEngine(TorchEngine):
         super().__init__(model, TRAIN)
         self._left = from_step
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         self._left -= 1
-        return super().forward(images_BCHW) * (torch.nan if self._left < 0 else 1.0)
+        return super().forward(inputs) * (torch.nan if self._left < 0 else 1.0)
 
 
-def rank_job(store: MemoryStore, dataset: DatasetRef) -> RankJob:
-    return RankJob(config=CONFIG, task="image_classification", dataset=dataset, augment=(), seed=0, stage_key="k", store=store)
+def rank_job(store: ArtifactStore, dataset: DatasetRef, **fields: object) -> RankJob:
+    config = CONFIG.model_copy(update=fields)
+    return RankJob(config=config, task="image_classification", dataset=dataset, augment=(), seed=0, stage_key="k", store=store)
 
 
-def test_divergence_leaves_the_last_checkpoint_intact(memory_store: MemoryStore, reporter: RecordingReporter, clock: FakeClock) -> None:
+def rank_run(job: RankJob, reporter: RecordingReporter, *, engine: Callable[[nn.Module], TorchEngine], asked: Callable[[], Ask]) -> RankRun:
+    attempt = Attempt(name="a", shape=shape_within(job.config, 1, MemoryLimit()))
+    return RankRun(job, attempt, engine, reporter=reporter, clock=_Busy(), asked=asked)
+
+
+def test_divergence_leaves_the_last_checkpoint_intact(memory_store: MemoryStore, reporter: RecordingReporter) -> None:
     job = rank_job(memory_store, publish_bands(memory_store))
+    training = rank_run(job, reporter, engine=lambda model: _NanEngine(model, from_step=8), asked=lambda: Ask.NOTHING)
     with pytest.raises(Diverged, match="the loss at step 8 is nan"):
-        train_rank(job, lambda model: _NanEngine(model, from_step=8), reporter=reporter, clock=clock, barrier=lambda: None, on_epoch=lambda *_: None)
+        training.run()
     last = checkpoints.latest(memory_store, "k")
     assert last is not None
-    assert last.epoch == 1
-    weights = models.tensors_from_bytes(checkpoints.read(memory_store, last, "model.safetensors"))
-    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    assert (last.epoch, last.step, training.first_step) == (1, STEPS, 0)
+    assert all(bool(tensor.isfinite().all()) for tensor in checkpoints.assemble(memory_store, last).values())
 
 
-def test_the_manifest_waits_for_all_ranks(memory_store: MemoryStore, reporter: RecordingReporter, clock: FakeClock) -> None:
-    store = FailingStore(memory_store)
-    job = dataclasses.replace(rank_job(memory_store, publish_bands(memory_store)), store=store)
+def test_who_is_asked_to_stop_in_the_middle_of_an_epoch_loses_no_step_and_no_bit(memory_store: MemoryStore, reporter: RecordingReporter) -> None:
+    stores = {"unbroken": MemoryStore(), "broken": memory_store}
+    jobs = {name: rank_job(store, publish_bands(store), checkpoint=CheckpointConfig(every_steps=1)) for name, store in stores.items()}
+    looks = iter([Ask.NOTHING, Ask.NOTHING, Ask.PREEMPTED])
+    plain = {"engine": lambda model: TorchEngine(model, TRAIN)}
+    rank_run(jobs["unbroken"], reporter, asked=lambda: Ask.NOTHING, **plain).run()
+    with pytest.raises(Preempted):
+        rank_run(jobs["broken"], reporter, asked=lambda: next(looks), **plain).run()
+    stopped = checkpoints.latest(memory_store, "k")
+    assert stopped is not None
+    assert stopped.step % STEPS > 0
+    resumed = rank_run(jobs["broken"], reporter, asked=lambda: Ask.NOTHING, **plain)
+    resumed.run()
+    assert resumed.first_step == stopped.step
+    ends = [checkpoints.latest(store, "k") for store in stores.values()]
+    tensors = [checkpoints.assemble(store, end) for store, end in zip(stores.values(), ends, strict=True) if end]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert curve_of(ends[0])[-1]["loss"] == curve_of(ends[1])[-1]["loss"]
 
-    def barrier() -> None:
-        store.calls.append(("barrier", ""))
 
-    train_rank(job, lambda model: TorchEngine(model, TRAIN), reporter=reporter, clock=clock, barrier=barrier, on_epoch=lambda *_: None)
-    writes = [key.rpartition("/")[2] or verb for verb, key in store.calls if verb in ("put", "barrier")]
-    assert sorted(writes[:3]) == ["engine.pt", "loop.pt", "model.safetensors"]
-    assert writes[3:6] == ["rank-00000.json", "barrier", "manifest.json"]
+_FULL: list[int] = []
 
 
-def test_the_best_epoch_is_the_most_accurate_then_the_lowest_loss_then_the_earliest() -> None:
-    curve = [{"accuracy": 0.9, "val_loss": 0.1}, {"accuracy": 0.95, "val_loss": 0.3}, {"accuracy": 0.95, "val_loss": 0.2}]
-    assert best_epoch(curve, "accuracy") == 3
-    assert best_epoch([*curve, {"accuracy": 0.95, "val_loss": 0.2}], "accuracy") == 3
+def small_net(schema: object, size: int) -> nn.Module:
+    """A factory of a user's: what it makes has memory for four samples at once."""
+    return _Small()
+
+
+class _Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training and len(inputs) > 4:
+            _FULL.append(len(inputs))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        logits: Tensor = self.head(inputs.flatten(1) / 255)
+        return logits
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> TeacherConfig:
+    """A configuration whose model comes from this file, which a pipeline would import."""
+    monkeypatch.setitem(sys.modules, "users_net", sys.modules[small_net.__module__])
+    _FULL.clear()
+    return CONFIG.model_copy(update={"model": ModelConfig(family="import:users_net:small_net", params={"size": 1}), "train": TRAIN})
+
+
+def test_out_of_memory_trains_the_same_batches_in_smaller_passes_and_is_noted(
+    memory_store: MemoryStore, settings: Settings, reporter: RecordingReporter, small: TeacherConfig
+) -> None:
+    artifact = run(memory_store, settings, reporter=reporter, config=small)
+    assert _FULL == [16, 8]
+    assert "now 1 workers x 4 samples x 4 passes, ZeRO 1, the same batch of 16; restarting from the last checkpoint (2 of 8)" in reporter.warnings[1]
+    assert artifact.notes == ("memory was short: trained as 1 workers x 4 samples x 4 passes, ZeRO 1, the batch as configured",)
+    last = checkpoints.latest(memory_store, "k")
+    assert last is not None
+    assert last.step == 3 * STEPS
+
+
+def test_a_later_run_begins_with_the_shape_that_had_memory(memory_store: MemoryStore, settings: Settings, small: TeacherConfig) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(memory_store, settings, reporter=_Interrupting(at_epoch=2), config=small)
+    _FULL.clear()
+    reporter = RecordingReporter()
+    run(memory_store, settings, reporter=reporter, config=small)
+    assert (_FULL, reporter.warnings) == ([], [])
+
+
+def test_memory_that_never_suffices_is_an_error_that_says_what_was_tried(
+    memory_store: MemoryStore, settings: Settings, small: TeacherConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: _Small, inputs: Tensor) -> Tensor:
+        if self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.head(inputs.flatten(1) / 255)
+
+    monkeypatch.setattr(_Small, "forward", forward)
+    with pytest.raises(ResourcesUnavailable, match="out of memory with 1 workers x 1 samples x 16 passes, ZeRO 1, and nothing smaller is left"):
+        run(memory_store, settings, config=small)
+
+
+def test_a_bug_in_a_users_model_comes_out_as_it_is(
+    memory_store: MemoryStore, settings: Settings, small: TeacherConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: _Small, inputs: Tensor) -> Tensor:
+        if self.training:
+            raise ValueError("wrong shape")
+        return self.head(inputs.flatten(1) / 255)
+
+    monkeypatch.setattr(_Small, "forward", forward)
+    with pytest.raises(ValueError, match="wrong shape"):
+        run(memory_store, settings, config=small)
+
+
+def test_a_store_that_is_away_for_a_while_costs_a_checkpoint_and_no_training(settings: Settings, reporter: RecordingReporter) -> None:
+    class Away(RecordingReporter):
+        def report(self, step: int, metrics: Mapping[str, float]) -> None:
+            super().report(step, metrics)
+            if step == 1:
+                store.fail("put", times=1)
+
+    store = FailingStore(MemoryStore())
+    expected, artifact = run(MemoryStore(), settings), run(store, settings, reporter=(away := Away()))
+    assert artifact.artifact.key == expected.artifact.key
+    assert len(away.warnings) == 1
+    assert "is not saved" in away.warnings[0]
+
+
+def test_a_store_that_stays_away_comes_out_as_itself(settings: Settings) -> None:
+    class Gone(RecordingReporter):
+        def report(self, step: int, metrics: Mapping[str, float]) -> None:
+            super().report(step, metrics)
+            store.fail("put", times=10_000)
+
+    store = FailingStore(MemoryStore())
+    with pytest.raises(StoreUnavailable):
+        run(store, settings, reporter=Gone(), config=CONFIG.model_copy(update={"max_failures": 1}))
+
+
+def test_an_epoch_whose_checkpoint_was_refused_is_not_left_out_in_silence(memory_store: MemoryStore, reporter: RecordingReporter) -> None:
+    curve: list[Json] = [{"accuracy": value, "val_loss": 1.0} for value in (0.7, 0.9, 0.8)]
+    for epoch in (1, 3):
+        found = checkpoint(epoch * STEPS, epoch, curve)
+        put_json(memory_store, f"{found.folder}manifest.json", to_json(found))
+    last, best = _chosen(rank_job(memory_store, publish_bands(memory_store)), reporter)
+    assert (last.epoch, best.epoch) == (3, 3)
+    assert reporter.warnings == ["epoch 2 was the best, but its checkpoint could not be saved: epoch 3 is published."]
+
+
+def test_a_driver_that_is_interrupted_leaves_after_a_checkpoint(memory_store: MemoryStore, settings: Settings) -> None:
+    class CtrlC(RecordingReporter):
+        def report(self, step: int, metrics: Mapping[str, float]) -> None:
+            super().report(step, metrics)
+            if step == 2:
+                signal.pthread_kill(main, signal.SIGINT)
+
+    main, reporter = threading.get_ident(), CtrlC()
+    with pytest.raises(KeyboardInterrupt):
+        run(memory_store, settings, reporter=reporter, config=CONFIG.model_copy(update={"train": TRAIN.model_copy(update={"epochs": 500})}))
+    last = checkpoints.latest(memory_store, "k")
+    assert last is not None
+    assert last.epoch == len(reporter.reports) + 1 < 500, "it was saved and not reported any more"
+    assert "train" not in [thread.name for thread in threading.enumerate()]
 
 
 class _Elsewhere(MemoryStore):
@@ -173,13 +388,15 @@ class _Elsewhere(MemoryStore):
 
 def test_the_scratch_of_the_same_stage_in_another_store_is_left_alone(settings: Settings) -> None:
     stores = (MemoryStore(), _Elsewhere())
-    jobs = [
-        RankJob(config=CONFIG, task="image_classification", dataset=publish_bands(store), augment=(), seed=5, stage_key="k", store=store)
-        for store in stores
-    ]
-    mine, other = (settings.home / "ray-train" / f"train-{_work_name(job)}-dead" for job in jobs)
+    jobs = [dataclasses.replace(rank_job(store, publish_bands(store)), seed=5) for store in stores]
+    mine, other = (settings.home / "ray-train" / f"train-{work_name(job)}-dead" for job in jobs)
     mine.mkdir(parents=True)
     other.mkdir()
-    scratch_for(stores[0], settings.home, is_here=True).clear(f"train-{_work_name(jobs[0])}-")
+    scratch_for(stores[0], settings.home, is_here=True).clear(f"train-{work_name(jobs[0])}-")
     assert not mine.exists()
     assert other.exists()
+
+
+def test_a_training_without_any_whole_epoch_cannot_be_published(memory_store: MemoryStore, settings: Settings) -> None:
+    with pytest.raises(ArtifactNotFound, match="there is no checkpoint of a whole epoch"):
+        _chosen(rank_job(memory_store, publish_bands(memory_store)), RecordingReporter())
