@@ -7,9 +7,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from pydantic import Field
+from pydantic import Field, InstanceOf
 
 from foundry_ray.config.loading import store_config
 from foundry_ray.config.section import Section
@@ -31,11 +31,19 @@ class Settings(Section):
     )
     user: str = Field("unknown", description="FOUNDRY_USER, else USER or LOGNAME: who changes the registry, for its histories.")
     host: str = Field("unknown", description="The name of this machine.")
+    mlflow_tracking_uri: InstanceOf[Secret] | None = Field(
+        None, repr=False, exclude=True, description="MLFLOW_TRACKING_URI: where metrics of trainings go, too. It may hold a password."
+    )
 
     @property
     def who(self) -> str:
         """The user on this machine: user@host."""
         return f"{self.user}@{self.host}"
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Drivers alone track, so a password in the tracking URI stays here when settings travel to workers."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "mlflow_tracking_uri": None}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -74,6 +82,7 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
         store_retry_s=_seconds(env, "FOUNDRY_STORE_RETRY_S", 90.0),
         user=_user(env),
         host=socket.gethostname(),
+        mlflow_tracking_uri=_secret(env.get("MLFLOW_TRACKING_URI") or None),
     )
 
 

@@ -41,6 +41,12 @@ _AWS = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
+_MLFLOW = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is the result's, and the URL may hold a password
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its seven retries take four minutes, until which nobody is told that the server is dead
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes Ray take 127.0.0.1 as the node's address, in a head and in the drivers that join it; the default on macOS and Windows."""
 NO_DRAIN = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
@@ -93,6 +99,12 @@ def apply_to_driver(*, token_path: Path | None = None, is_loopback: bool | None 
         os.environ.update(LOOPBACK if is_loopback else {})
     if "ray._private.ray_constants" in sys.modules and (token_path is not None or is_loopback is not None):
         _refresh_ray(is_loopback)
+
+
+def apply_for_mlflow() -> None:
+    """Set this process's environment before MLflow is imported. What the user has set stays."""
+    for name, value in _MLFLOW.items():
+        os.environ.setdefault(name, value)
 
 
 def _refresh_ray(is_loopback: bool | None) -> None:

@@ -105,6 +105,6 @@ def _forget_peak(device: str) -> None:
 def _memory_bytes(device: str) -> float:
     if device.startswith("cuda"):
         return float(torch.cuda.max_memory_allocated(device))
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return float(psutil.Process().memory_info().rss)

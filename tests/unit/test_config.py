@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,14 @@ def test_the_environment_is_read_in_one_place(tmp_path: Path) -> None:
         path.relative_to(package).as_posix() for path in package.rglob("*.py") if "os.environ" in path.read_text() or "os.getenv" in path.read_text()
     }
     assert {reader for reader in readers if not reader.startswith("testing/")} <= {"config/environment.py", "runtime/env.py"}
+
+
+def test_a_tracking_uri_stays_in_its_process_and_out_of_sight() -> None:
+    found = settings({"MLFLOW_TRACKING_URI": "http://me:hunter2@there"})
+    assert found.mlflow_tracking_uri == "http://me:hunter2@there"
+    assert "hunter2" not in repr(found) + repr(found.model_dump()) + repr([found.mlflow_tracking_uri])
+    assert pickle.loads(pickle.dumps(found)) == found.model_copy(update={"mlflow_tracking_uri": None})
+    assert settings({"MLFLOW_TRACKING_URI": ""}).mlflow_tracking_uri is None
 
 
 def test_a_store_is_a_uri_or_a_section(tmp_path: Path) -> None:

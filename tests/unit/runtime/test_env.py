@@ -46,3 +46,11 @@ def test_inside_a_job_the_token_of_the_cluster_is_left_alone(monkeypatch: pytest
     assert own["RAY_AUTH_TOKEN_PATH"] == "/cluster/token"
     assert own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     assert own["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.2"
+
+
+def test_mlflow_prints_nothing_and_gives_up_soon_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "9"}
+    monkeypatch.setattr(env.os, "environ", own)
+    env.apply_for_mlflow()
+    assert own["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "9"
+    assert own["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
