@@ -107,6 +107,11 @@ def apply_for_mlflow() -> None:
         os.environ.setdefault(name, value)
 
 
+def apply_for_cublas() -> None:
+    """Give cuBLAS a workspace of fixed size, without which it is not deterministic. It looks once, before its first product."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def _refresh_ray(is_loopback: bool | None) -> None:
     """Ray reads these when it is imported, and offers no way to read them again. Where it is loaded already, tell it."""
     from ray._private import ray_constants

@@ -1,7 +1,7 @@
 """Deterministic mode: only kernels that give the same bits each time. On CPUs nothing changes; on GPUs it costs speed.
 
 An operation that has no such kernel raises torch's own error, which names it. cuBLAS needs CUBLAS_WORKSPACE_CONFIG in the environment
-before it starts; `runtime.env` sets it for every process that foundry starts.
+before its first product, so a process trains deterministically from its start or not at all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
+from foundry_ray.runtime.env import apply_for_cublas
+
 
 @contextmanager
 def deterministic(is_on: bool) -> Iterator[None]:
@@ -18,6 +20,7 @@ def deterministic(is_on: bool) -> Iterator[None]:
     if not is_on:
         yield
         return
+    apply_for_cublas()
     was_on, was_warning = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     was_searching = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)

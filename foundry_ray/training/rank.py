@@ -18,6 +18,7 @@ from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound
 from foundry_ray.protocols import ArtifactStore, Clock, Engine, Reporter
 from foundry_ray.training.checkpoint import Checkpoint, CheckpointWriter, chosen, committed, keep, restore
 from foundry_ray.training.control import CheckpointControl, best_epoch, ranking
+from foundry_ray.training.determinism import deterministic
 from foundry_ray.training.elastic import MemoryLimit
 from foundry_ray.training.loop import FitJob, Loop, TensorSplit
 from foundry_ray.training.preemption import Ask
@@ -150,7 +151,7 @@ class RankRun:
             Diverged: A loss is not finite.
             StoreError: The last checkpoint could not be saved.
         """
-        with _deterministic(self._job.config.deterministic):
+        with deterministic(self._job.config.deterministic):
             fit_job, model = self._prepared()
             engine = self._make_engine(model)
             self._phases.done("engine")
@@ -335,19 +336,6 @@ def _read(store: ArtifactStore, checkpoint: Checkpoint, state: LoopState, engine
     except (ArtifactCorrupt, ArtifactNotFound) as error:
         return error.message
     return None
-
-
-@contextmanager
-def _deterministic(is_wanted: bool) -> Iterator[None]:
-    """Only kernels that give the same bits each time; afterwards as before."""
-    import torch
-
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(is_wanted or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def memory_of(checkpoint: Checkpoint | None) -> MemoryLimit:
