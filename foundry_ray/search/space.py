@@ -50,10 +50,12 @@ def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
 def check_recipes(space: SearchSpace, *, where: str) -> None:
     """Make the recipes of both ends of the space, so that a parameter that nothing understands is an error before anything starts."""
     from foundry_ray.compression import recipe_from_params
+    from foundry_ray.training.mixing import check_mixing
 
     for pick in (0, -1):
-        hyperparams, _ = recipe_from_params(_corner(space, pick, where=where))
-        validate(TrainConfig, dict(hyperparams), where=f"{where}: params")
+        hyperparams, recipe = recipe_from_params(_corner(space, pick, where=where))
+        train = validate(TrainConfig, dict(hyperparams), where=f"{where}: params")
+        check_mixing(train, has_images=True, distils=recipe.step("distil") is not None)
 
 
 def _corner(space: SearchSpace, pick: int, *, where: str) -> dict[str, Scalar]:

@@ -156,12 +156,15 @@ class TrialRunner:
 
     def _student(self, params: Mapping[str, Scalar], seed: int) -> tuple[nn.Module, TrainConfig, CompressionRecipe]:
         from foundry_ray import compression
+        from foundry_ray.models.layers import set_dropout
 
         context = self._context
         hyperparams, recipe = compression.recipe_from_params(params)
         shared = context.student.model_dump(include=set(TrainConfig.model_fields))
         train = validate(TrainConfig, {**shared, **hyperparams}, where="trial")
         student = compression.apply_recipe(self._teacher, recipe, context.schema, family=context.family, seed=seed)
+        if train.dropout is not None:
+            set_dropout(student, train.dropout)
         return student, train, recipe
 
     def _prepare(self, job: Job, student: nn.Module, train: TrainConfig, recipe: CompressionRecipe) -> Event:

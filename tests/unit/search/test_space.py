@@ -77,6 +77,12 @@ def test_a_bad_space_is_refused_with_what_got_wanted_and_a_hint(tmp_path: Path, 
     assert caught.value.exit_code == 2
 
 
+def test_mixing_beside_a_teachers_cached_answers_is_refused(tmp_path: Path) -> None:
+    text = "params: {mixup_alpha: {float: [0.1, 0.4]}, distil_alpha: {float: [0.1, 0.9]}, distil_temperature: {float: [1, 4]}}"
+    with pytest.raises(ConfigError, match="while distilling, wanted one or the other"):
+        _load(tmp_path, text)
+
+
 def test_a_missing_space_names_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="joint_cnn"):
         load_space("join_cnn", SearchConfig())
