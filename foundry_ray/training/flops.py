@@ -83,7 +83,7 @@ def peak_of(name: str, number: NumberFormat) -> float | None:
     return peaks[number] * _TERA if number in peaks else None
 
 
-def number_format(dtype: torch.dtype, model: nn.Module, device: str) -> NumberFormat:
+def number_format(dtype: torch.dtype, device: str, *, is_convolutional: bool) -> NumberFormat:
     """What the products of a model are computed in. fp32 ones become tf32 on a GPU where torch is allowed to; convolutions are by default."""
     if dtype is torch.bfloat16:
         return "bf16"
@@ -91,7 +91,6 @@ def number_format(dtype: torch.dtype, model: nn.Module, device: str) -> NumberFo
         return "fp16"
     if not device.startswith("cuda"):
         return "fp32"
-    is_convolutional = any(isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for module in model.modules())
     backend = torch.backends.cudnn.conv if is_convolutional else torch.backends.cuda.matmul  # type: ignore[attr-defined]
     return "tf32" if backend.fp32_precision == "tf32" else "fp32"
 
@@ -107,23 +106,16 @@ def training_flops(model: nn.Module, sample: Tensor) -> float:
 
 
 def forward_flops(model: nn.Module, sample: Tensor) -> float:
-    """FLOPs of one forward pass. Shapes alone are computed with, in no time and memory; a model that looks at values is run once."""
+    """FLOPs of one forward pass. Computed from shapes, in no time and memory, so a model that looks at values raises what torch raises then.
+
+    Attention is computed from plain products here: torch counts the FLOPs of its fused kernels for CUDA but not for CPUs.
+    """
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    with _judging(model):
-        try:
-            return _count(model, state, sample.to("meta"))
-        except RuntimeError:  # it reads values (`.item()`), or holds tensors that are no buffers
-            device = next((tensor.device for tensor in model.parameters()), sample.device)
-            return _count(model, {}, sample.to(device))
-
-
-def _count(model: nn.Module, state: Mapping[str, Tensor], sample: Tensor) -> float:
-    """Attention is computed from plain products here: torch counts the FLOPs of its fused kernels for CUDA but not for CPUs."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            functional_call(model, dict(state), (sample,))
+        with _judging(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            functional_call(model, state, (sample.to("meta"),))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return float(counter.get_total_flops())

@@ -5,7 +5,8 @@ A meter decides nothing and synchronises nothing: it is read right after the ran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from foundry_ray.observability import MEMORY_BYTES, MFU, SAMPLES_PER_S, TOKENS_P
 from foundry_ray.protocols import Clock
 from foundry_ray.training.flops import NumberFormat, number_format, peak_flops, training_flops
 
-__all__ = ["Meter", "open_meter"]
+__all__ = ["Meter", "Workload", "open_meter", "workload"]
 
 _LEAST_S = 1e-9
 
@@ -75,26 +76,59 @@ class Meter:
         return values
 
 
-def open_meter(model: nn.Module, sample: Tensor, *, clock: Clock, device: str, dtype: torch.dtype, world_size: int = 1) -> Meter:
-    """A meter of a model that is about to be trained. FLOPs are counted only where the device's peak is known.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What training on one sample takes.
+
+    Attributes:
+        flops_per_sample: None where nobody would know what to make of it: there is no GPU whose peak is known.
+        tokens_per_sample: Length of a sequence; None where samples are none.
+        is_convolutional: Whether convolutions are among the products.
+    """
+
+    flops_per_sample: float | None
+    tokens_per_sample: int | None
+    is_convolutional: bool
+
+
+def workload(model: nn.Module, sample: Tensor, *, warn: Callable[[str], None]) -> Workload:
+    """What a model takes, without computing it.
 
     Args:
-        model: Whole: before an engine has sharded it.
-        sample: One input with its batch dimension; integers of shape (1, T) are a sequence of T tokens.
-        clock: Time.
-        device: This rank's.
-        dtype: What precision resolved to.
-        world_size: Ranks, each on a device like this one.
+        model: Whole: before an engine shards it.
+        sample: One input with its batch dimension; integers of shape (1, T) are a sequence of T tokens, bytes of more dimensions an image.
+        warn: Told where FLOPs are wanted and cannot be counted.
     """
-    number = number_format(dtype, model, device)
+    return Workload(
+        flops_per_sample=_flops(model, sample.float() if sample.ndim > 2 else sample, warn) if _has_known_gpu() else None,
+        tokens_per_sample=sample.shape[1] if sample.ndim == 2 and not sample.is_floating_point() else None,
+        is_convolutional=any(isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for module in model.modules()),
+    )
+
+
+def open_meter(work: Workload, *, clock: Clock, device: str, dtype: torch.dtype, world_size: int = 1) -> Meter:
+    """A meter of a workload, on ranks with a device like this one each, in the number format that precision resolved to."""
     return Meter(
         clock=clock,
         device=device,
         world_size=world_size,
-        flops_per_sample=training_flops(model, sample) if peak_flops(device, number) is not None else None,
-        tokens_per_sample=sample.shape[1] if sample.ndim == 2 and not sample.is_floating_point() else None,
-        dtype=number,
+        flops_per_sample=work.flops_per_sample,
+        tokens_per_sample=work.tokens_per_sample,
+        dtype=number_format(dtype, device, is_convolutional=work.is_convolutional),
     )
+
+
+def _has_known_gpu() -> bool:
+    return torch.cuda.is_available() and peak_flops("cuda", "fp32") is not None
+
+
+def _flops(model: nn.Module, sample: Tensor, warn: Callable[[str], None]) -> float | None:
+    """A model of the user's may do anything with tensors that have no values, and then it has no MFU."""
+    try:
+        return training_flops(model, sample)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        warn(f"MFU is left out: the FLOPs of the model cannot be counted from shapes alone: {' '.join(str(error).split())[:200]}")
+        return None
 
 
 def _forget_peak(device: str) -> None:

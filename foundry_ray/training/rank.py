@@ -29,6 +29,8 @@ from foundry_ray.types import DatasetRef, Json
 if TYPE_CHECKING:
     from torch import nn
 
+    from foundry_ray.training.meter import Workload
+
 __all__ = ["Attempt", "Metrics", "Phases", "RankJob", "RankRun", "best_epoch", "curve_of", "kept"]
 
 _MOST_LOOKED_AT = 100_000_000
@@ -151,13 +153,16 @@ class RankRun:
             Diverged: A loss is not finite.
             StoreError: The last checkpoint could not be saved.
         """
+        from foundry_ray.training.meter import workload
+
         with deterministic(self._job.config.deterministic):
             fit_job, model = self._prepared()
+            work = workload(model, fit_job.split_train.inputs_N[:1], warn=self._reporter.warn)  # while the model is whole
             engine = self._make_engine(model)
             self._phases.done("engine")
             with self._writer(engine) as writer:
                 control = self._control(writer, engine)
-                self._loop, engine = self._restored(fit_job, engine, control)
+                self._loop, engine = self._restored(fit_job, work, engine, control)
                 self._train(self._loop, engine, control)
                 writer.wait()
 
@@ -207,24 +212,23 @@ class RankRun:
             steps_per_epoch=job.steps_per_epoch,
         )
 
-    def _restored(self, fit_job: FitJob, engine: Engine, control: CheckpointControl) -> tuple[Loop, Engine]:
+    def _restored(self, fit_job: FitJob, work: Workload, engine: Engine, control: CheckpointControl) -> tuple[Loop, Engine]:
         """The loop, at the step where it goes on, and its engine: another one where a broken checkpoint had begun to fill the first."""
-        loop = self._loop_on(fit_job, engine, control)
+        loop = self._loop_on(fit_job, work, engine, control)
         if not _restore(self._job, loop, engine, self._reporter):
             engine = self._make_engine(_model(self._job))
-            loop = self._loop_on(fit_job, engine, control)
+            loop = self._loop_on(fit_job, work, engine, control)
         control.begin(loop.step)
         self.first_step = loop.step
         self._phases.done("restore")
         return loop, engine
 
-    def _loop_on(self, fit_job: FitJob, engine: Engine, control: CheckpointControl) -> Loop:
+    def _loop_on(self, fit_job: FitJob, work: Workload, engine: Engine, control: CheckpointControl) -> Loop:
         from foundry_ray.training.meter import open_meter
         from foundry_ray.training.precision import resolve_precision
 
         dtype = resolve_precision(self._job.config.train.precision, engine.device)
-        sample = fit_job.split_train.inputs_N[:1]
-        meter = open_meter(engine.model, sample, clock=self._clock, device=engine.device, dtype=dtype, world_size=engine.world_size)
+        meter = open_meter(work, clock=self._clock, device=engine.device, dtype=dtype, world_size=engine.world_size)
         return Loop(fit_job, engine, reporter=self._reporter, clock=self._clock, between_steps=self._between_steps, control=control, meter=meter)
 
     def _train(self, loop: Loop, engine: Engine, control: CheckpointControl) -> None:

@@ -37,9 +37,9 @@ class Trackers:
         self._lock = threading.Lock()
 
     def put(self, axis: Axis, index: int, values: Mapping[str, float]) -> None:
-        """A point for all places. One at or before the last of its axis was told before, and is left out."""
+        """A point for all places; the first index is 1. One at or before the last of its axis was told before, and is left out."""
         with self._lock:
-            if index <= self._last.get(axis, -1):
+            if index <= self._last.get(axis, 0):
                 return
             self._last[axis] = index
             point = Point(axis=axis, index=index, values=dict(values), time_s=self._clock.now_s())

@@ -107,7 +107,7 @@ def test_every_report_is_passed_on_and_each_number_tracked_once(place: _List, re
     trackers = Trackers([place], reporter=reporter, clock=clock)
     tracked = Tracked(reporter, trackers)
     tracked.progress(1, 2, "epoch 1/2")
-    for step in (5, 9, 9, 6, 12):
+    for step in (0, 5, 9, 9, 6, 12):  # 0: what is told of a start before its first step
         tracked.metrics(step, {"loss": 1.0})
     tracked.report(1, {"val_loss": 2.0})
     tracked.warn("beware")
@@ -115,14 +115,14 @@ def test_every_report_is_passed_on_and_each_number_tracked_once(place: _List, re
     assert [(one.axis, one.index) for one in place.points] == [("steps", 5), ("steps", 9), ("steps", 12), ("epochs", 1)]
     assert place.points[0].time_s == clock.now_s()
     assert (reporter.progresses, reporter.reports, reporter.warnings) == ([(1, 2, "epoch 1/2")], [(1, {"val_loss": 2.0})], ["beware"])
-    assert [step for step, _ in reporter.points] == [5, 9, 9, 6, 12]
+    assert [step for step, _ in reporter.points] == [0, 5, 9, 9, 6, 12]
 
 
 def test_training_does_not_wait_for_a_place_that_does_not_answer(place: _List, reporter: RecordingReporter, clock: FakeClock) -> None:
     place.gate.clear()
     trackers = Trackers([place], reporter=reporter, clock=clock)
     began_s = time.monotonic()
-    for step in range(1000):
+    for step in range(1, 1001):
         trackers.put("steps", step, {"loss": 1.0})
     trackers.close(is_good=True, timeout_s=0.05)
     assert time.monotonic() - began_s < 5
@@ -132,11 +132,11 @@ def test_training_does_not_wait_for_a_place_that_does_not_answer(place: _List, r
 def test_a_place_that_comes_back_gets_all_points_and_failed_with_one_warning(place: _List, reporter: RecordingReporter, clock: FakeClock) -> None:
     place.num_failures = 2
     trackers = Trackers([place], reporter=reporter, clock=clock)
-    for step in range(200):
+    for step in range(1, 201):
         trackers.put("steps", step, {"loss": 1.0})
-        _wait_for(lambda step=step: place.num_failures <= max(0, 1 - step))
+        _wait_for(lambda step=step: place.num_failures <= max(0, 2 - step))
     trackers.close(is_good=True, timeout_s=10)
-    assert [one.index for one in place.points] == list(range(200))
+    assert [one.index for one in place.points] == list(range(1, 201))
     assert len(reporter.warnings) == 1
     assert "List does not take metrics: OSError: http://there/api does not answer. Training goes on" in reporter.warnings[0]
 
@@ -144,7 +144,7 @@ def test_a_place_that_comes_back_gets_all_points_and_failed_with_one_warning(pla
 def test_points_that_never_arrived_are_counted(place: _List, reporter: RecordingReporter, clock: FakeClock) -> None:
     place.num_failures = 1000
     trackers = Trackers([place], reporter=reporter, clock=clock)
-    for step in range(3):
+    for step in range(1, 4):
         trackers.put("steps", step, {"loss": 1.0})
     trackers.close(is_good=False, timeout_s=10)
     assert reporter.warnings[1] == "The last metrics did not reach List: 3 are missing there. The model is not affected."
