@@ -182,7 +182,7 @@ def test_what_was_judged_is_assembled_from_all_ranks(store: MemoryStore) -> None
 
 def test_averaged_weights_and_buffers_are_judged_where_they_exist(store: MemoryStore) -> None:
     truth = make_truth(slots=("weights", "average"))
-    states = [replace(state, own={**state.own, "average_buffers/mean": torch.tensor([7.0, 8.0])}) for state in make_states(truth, 2)]
+    states = [replace(state, own={"average_buffers/mean": torch.tensor([7.0, 8.0]), **state.own}) for state in make_states(truth, 2)]
     tensors = assemble(store, save(store, states))
     assert all(torch.equal(tensors[name], truth["average"][name]) for name in SIZES)
     assert tensors["mean"].tolist() == [7.0, 8.0]

@@ -16,6 +16,7 @@ from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.training.checkpoint import Checkpoint, committed, latest, restore
+from foundry_ray.training.checkpoint.commit import find_parts
 from foundry_ray.training.checkpoint.layout import parse_index
 from foundry_ray.training.state import LoopState
 from foundry_ray.types import parse_json
@@ -116,6 +117,14 @@ def test_it_counts_when_the_last_part_is_there(reporter: RecordingReporter) -> N
     for writer in writers:
         writer.wait()
     assert _steps(store) == [10]
+
+
+def test_an_object_that_is_short_is_no_part(store: MemoryStore) -> None:
+    folder = save(store, make_states(make_truth(), 2)).folder
+    assert find_parts(store, folder, 2) is not None
+    key = folder + "rank-00001.bin"
+    store.put(key, store.get(key)[:-1])
+    assert find_parts(store, folder, 2) is None
 
 
 def test_a_group_that_dies_before_the_manifest_leaves_the_older_one(store: MemoryStore, clock: FakeClock, reporter: RecordingReporter) -> None:
