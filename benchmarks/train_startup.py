@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.peers_train.rows import fashion_rows
 from benchmarks.record import ROOT, Claim, timed, work_folder
 
 _SIDES = ("ours", "plain")
@@ -41,7 +42,7 @@ def measure(side: str, number: int, folder: Path) -> Run:
     """Start once, in a process and a Ray cluster of its own."""
     with tempfile.TemporaryDirectory(prefix="fr", dir="/tmp") as ray_folder:
         command = [sys.executable, "-m", f"benchmarks.peers_train.startup_{side}", str(folder), ray_folder]
-        home = {"FOUNDRY_HOME": str(folder / "home")} if side == "ours" else {"RAY_AUTH_MODE": "disabled"}
+        home = {"FOUNDRY_HOME": str(work_folder("fashion"))} if side == "ours" else {"RAY_AUTH_MODE": "disabled"}
         env = {"PYTHONPATH": str(ROOT), "TORCH_EXTENSIONS_DIR": str(folder / "jit"), "OMP_NUM_THREADS": "1", **home}
         done = timed(command, env=env, timeout_s=_TIMEOUT_S)
     assert done.code == 0, f"{side} ended with {done.code}: {done.stdout[-2000:]}"
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     if options.quick:
         log.unlink(missing_ok=True)
     runs = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    fashion_rows()
     if not (folder / "jit").is_dir():
         measure("plain", -1, folder)
     for number in range(1 if options.quick else _ROUNDS):
