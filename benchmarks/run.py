@@ -10,7 +10,10 @@ import importlib
 import sys
 
 _QUICK = ("startup",)
-_LONG = ("mnist_quality", "clean_clone", "store_throughput", "store_scale")
+_LONG = (
+    *("mnist_quality", "clean_clone", "store_throughput", "store_scale"),
+    *("train_startup", "train_throughput", "train_checkpoint", "train_zero", "train_fashion"),
+)
 
 
 def main() -> None:

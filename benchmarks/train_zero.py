@@ -78,7 +78,7 @@ def claim_of(table: Mapping[int, Mapping[str, float]], reference: Measured) -> C
     peers |= {"reference_first_loss": reference["losses"][0], "reference_last_loss": reference["losses"][-1]}
     return Claim(
         name="zero_loss_relative_difference",
-        claim="SmolLM2-135M, 30 steps on 2 workers: losses under ZeRO 0 to 3 against plain fp32 torch in one process, the largest relative difference",
+        claim="SmolLM2-135M, 30 steps on 2 workers: losses under ZeRO 0 to 3 against plain fp32 torch in one process, largest relative difference",
         value=max(row["relative_difference"] for row in table.values()),
         unit="of the loss",
         runs=[{"reference": reference["losses"]}, *({f"zero{stage}": dict(row)} for stage, row in table.items())],
