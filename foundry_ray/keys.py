@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from pathlib import Path
 
 from foundry_ray.config import PipelineConfig, Settings, semantic
+from foundry_ray.plugins import IMPORT, load_import
 from foundry_ray.runlog import plugin_source_sha256, stage_key
-from foundry_ray.types import DatasetRef, Json, ModelArtifact, StudyResult, to_json
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, StudyResult, canonical_sha256, to_json
 
 _VERSIONS = {"data": 1, "teacher": 1, "study": 1, "search": 1, "student": 1, "evaluation": 1, "registry": 1}
 
@@ -74,7 +76,9 @@ def _learning(config: PipelineConfig) -> dict[str, Json]:
 
 
 def _plugins(config: PipelineConfig) -> dict[str, str]:
-    return {"family": _plugin("models", config.teacher.model.family), "task": _plugin("tasks", config.task)}
+    optimizer = config.teacher.train.optimizer
+    imported = {"optimizer": _imported(optimizer)} if optimizer.startswith(IMPORT) else {}
+    return {"family": _plugin("models", config.teacher.model.family), "task": _plugin("tasks", config.task), **imported}
 
 
 def _steps() -> dict[str, str]:
@@ -84,10 +88,19 @@ def _steps() -> dict[str, str]:
 
 
 def _plugin(group: str, name: str) -> str:
-    """Source hash of a third party's plugin; foundry's own are covered by the version."""
+    """Source hash of a third party's plugin, or of the user's own import; foundry's own are covered by the version."""
+    if name.startswith(IMPORT):
+        return _imported(name)
     for entry in importlib.metadata.entry_points(group=f"foundry_ray.{group}", name=name):
         return plugin_source_sha256(entry.load())
     return ""
+
+
+def _imported(text: str) -> str:
+    """Source hash of the module that an import names, and of the one that defines what it finds there."""
+    found = load_import(text, what="an import")
+    named = sys.modules[text.removeprefix(IMPORT).partition(":")[0]]
+    return canonical_sha256([plugin_source_sha256(named), plugin_source_sha256(found)])
 
 
 def _key(stage: str, fields: dict[str, Json], inputs: dict[str, str]) -> str:

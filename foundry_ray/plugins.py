@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
@@ -96,7 +98,10 @@ def load_import(text: str, *, what: str) -> Callable[..., object]:
 
 
 def _import(module_name: str, got: str) -> ModuleType:
-    """The module. A user's module may raise anything, so all of it is caught and told."""
+    """The module; the working folder counts, as it does for `python -c`, but last. A user's module may raise anything, so all of it is told."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:

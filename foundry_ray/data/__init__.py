@@ -9,16 +9,8 @@ from foundry_ray.config import DataConfig, Settings
 from foundry_ray.data.loading import Split, load_split, log_opening, num_test_openings, open_test
 from foundry_ray.data.preparing import prepare
 from foundry_ray.data.registry import fetch, names
-from foundry_ray.types import Schema
 
-__all__ = ["Split", "fetch", "load_split", "log_opening", "names", "num_test_openings", "open_test", "prepare", "source_schema", "source_sha256"]
-
-
-def source_schema(config: DataConfig, settings: Settings) -> Schema:
-    """What the records of a source look like, for checks before anything starts. Raises DataError as `source_sha256`, or BadRecord."""
-    from foundry_ray.data.sources import open_source
-
-    return open_source(config, settings).schema()
+__all__ = ["Split", "fetch", "load_split", "log_opening", "names", "num_test_openings", "open_test", "prepare", "source_sha256"]
 
 
 def source_sha256(config: DataConfig, settings: Settings) -> str:

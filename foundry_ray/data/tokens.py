@@ -86,7 +86,8 @@ class TokenSource:
     def _arrays(self) -> dict[str, np.ndarray]:
         import numpy as np
 
-        with self._readable(), np.load(self.locate(), allow_pickle=False) as file:
+        # opened here: numpy leaves a file open that it cannot read
+        with self._readable(), self.locate().open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("inputs", "labels", "vocab_size") if name in file}
         missing = [name for name in ("inputs", "vocab_size") if name not in arrays]
         if missing:

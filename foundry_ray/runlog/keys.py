@@ -26,15 +26,16 @@ def stage_key(stage: str, *, version: int, fields: Mapping[str, Json], inputs: M
 
 
 def plugin_source_sha256(plugin: object) -> str:
-    """Hash of the module that defines a user's plugin (a class, a function that makes one, or an instance).
+    """Hash of the module that defines a user's plugin (a class, a function that makes one, an instance, or the module itself).
 
     Empty for foundry's own, whose stages carry a schema version instead.
     """
-    kind = plugin if inspect.isclass(plugin) or inspect.isfunction(plugin) else type(plugin)
-    if kind.__module__.split(".")[0] == "foundry_ray":
+    kind = plugin if inspect.isclass(plugin) or inspect.isfunction(plugin) or inspect.ismodule(plugin) else type(plugin)
+    name = kind.__name__ if inspect.ismodule(kind) else kind.__module__
+    if name.split(".")[0] == "foundry_ray":
         return ""
     try:
         path = inspect.getsourcefile(kind)
     except TypeError:
-        return kind.__module__
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else kind.__module__
+        return name
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else name

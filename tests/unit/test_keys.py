@@ -56,3 +56,13 @@ def test_a_changed_plugin_is_another_study_although_the_teacher_is_the_same(writ
         write(word)
         found.add(keys.study(CONFIG, DATASET, model())[0])
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("section", [{"model": {"family": "import:their_plugin:make"}}, {"train": {"optimizer": "import:their_plugin:Made"}}])
+def test_a_changed_module_of_the_users_own_is_another_teacher(write: Write, section: dict[str, object]) -> None:
+    config = PipelineConfig.model_validate({"name": "p", "data": {"source": "mnist_5k"}, "teacher": section})
+    found = set()
+    for word in (1, 2, 2):
+        write(word)
+        found.add(keys.teacher(config, DATASET))
+    assert len(found) == 2

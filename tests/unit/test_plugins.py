@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,10 @@ def test_what_cannot_be_called_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     name = user_module(tmp_path, monkeypatch, "egg = {}\n")
     with pytest.raises(ConfigError, match="which is a dict, wanted something to call"):
         load_import(f"import:{name}:egg", what="bird")
+
+
+def test_a_module_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nest_of_the_working_folder.py").write_text("def egg(): ...\n")
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place])
+    monkeypatch.chdir(tmp_path)
+    assert load_import("import:nest_of_the_working_folder:egg", what="bird").__name__ == "egg"

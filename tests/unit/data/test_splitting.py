@@ -93,3 +93,8 @@ def test_fractions_are_taken_of_max_rows_where_there_are_more() -> None:
     config = SplitConfig(train=0.7, val=0.1, test=0.2, max_rows=100)
     found, notes = split_counts(config, num_rows=5000, num_test_rows=None, num_dropped={"rest": 0, "test": 0})
     assert (found, notes) == ({"train": 70, "val": 10, "test": 20}, [])
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(OutOfRange, match=r"data.split leaves 0 of 2 rows to train, wanted at least 1. Hint: give more rows"):
+        counts(0.7, 0.1, 0.2, num_rows=2)
