@@ -133,7 +133,7 @@ def _run_here(job: RankJob, attempt: Attempt, reporter: Reporter, clock: Clock, 
         reporter=reporter,
         clock=clock,
         asked=lambda: box.asked,
-        on_start=lambda phases: reporter.metrics(run.first_step or 0, start_metrics(phases)),
+        on_start=lambda first_step, phases: reporter.metrics(first_step, start_metrics(phases)),
         phases=before,
     )
 

@@ -43,6 +43,7 @@ class Progress:
         points: The last moments inside epochs.
         nodes: Where the ranks run, by Ray's ids.
         phases: Seconds from `fit` to the first step, by what they went into; empty before it.
+        first_step: Steps done when it began: those of the checkpoint that it went on from.
     """
 
     attempt: str
@@ -55,6 +56,7 @@ class Progress:
     points: tuple[Point, ...] = ()
     nodes: tuple[str, ...] = ()
     phases: Mapping[str, float] = field(default_factory=dict)
+    first_step: int = 0
     format_version: int = FORMAT_VERSION
 
 
@@ -72,6 +74,7 @@ class StoreReporter:
         self._points: deque[Point] = deque(maxlen=_POINTS)
         self._nodes: tuple[str, ...] = ()
         self._phases: Mapping[str, float] = {}
+        self._first_step = 0
         self._is_new = False
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -111,10 +114,10 @@ class StoreReporter:
             self._nodes = tuple(nodes)
             self._is_new = True
 
-    def started(self, phases: Mapping[str, float]) -> None:
-        """The first step is done, and what the seconds before it went into."""
+    def started(self, first_step: int, phases: Mapping[str, float]) -> None:
+        """A step is done, the first after so many; and what the seconds before it went into."""
         with self._lock:
-            self._phases = dict(phases)
+            self._first_step, self._phases = first_step, dict(phases)
             self._is_new = True
 
     def tick(self) -> None:
@@ -142,6 +145,7 @@ class StoreReporter:
             points=tuple(self._points),
             nodes=self._nodes,
             phases=self._phases,
+            first_step=self._first_step,
         )
 
 
@@ -205,7 +209,7 @@ class Listener:
         self._num_warned[attempt] = len(said.warnings)
         if said.phases and attempt not in self._started:
             self._started.add(attempt)
-            self._reporter.metrics(self._last_step, start_metrics(said.phases))
+            self._reporter.metrics(said.first_step, start_metrics(said.phases))
         self.tell(said.curve, first_epoch=said.first_epoch)
         self._point(said.points)
         if said.total:

@@ -109,7 +109,7 @@ class RankRun:
         reporter: Told progress and warnings.
         clock: Times epochs.
         asked: What the driver asks; it must not block.
-        on_start: Told the phases when the first step is done.
+        on_start: Told, when a step is done, how many were done before this attempt, and the phases of its start.
         load_engine: Imports what `make_engine` needs, while the data is read.
         phases: Seconds that went by before this, by what they went into.
     """
@@ -123,7 +123,7 @@ class RankRun:
         reporter: Reporter,
         clock: Clock,
         asked: Callable[[], Ask] = lambda: Ask.NOTHING,
-        on_start: Callable[[Mapping[str, float]], None] = lambda phases: None,
+        on_start: Callable[[int, Mapping[str, float]], None] = lambda first_step, phases: None,
         load_engine: Callable[[], None] = lambda: None,
         phases: Mapping[str, float] | None = None,
     ) -> None:
@@ -237,12 +237,13 @@ class RankRun:
             control.after_epoch(loop, engine)
             if engine.rank == 0:
                 self._reporter.report(loop.epoch, loop.curve[-1])
+                self._reporter.progress(loop.step, loop.num_steps, f"epoch {loop.epoch}/{self._job.config.train.epochs}")
 
     def _between_steps(self) -> None:
         self._num_begun += 1
         if self._num_begun == 2:
             self._phases.done("first_step")
-            self._on_start(self._phases.seconds)
+            self._on_start(self.first_step or 0, self._phases.seconds)
 
 
 def curve_of(checkpoint: Checkpoint | None) -> list[Metrics]:

@@ -48,12 +48,12 @@ def test_a_start_is_told_with_the_seconds_of_its_phases_and_where_it_runs(memory
     worker.tick()
     listener.listen("a")
     assert (listener.nodes, listener.has_started) == (("node",), False)
-    worker.started({"group": 6.0, "model": 0.5})
+    worker.started(40, {"group": 6.0, "model": 0.5})
     worker.tick()
     listener.listen("a")
     listener.listen("a")
     assert listener.has_started
-    assert reporter.points == [(0, {"start_group_s": 6.0, "start_model_s": 0.5, "start_s": 6.5})]
+    assert reporter.points == [(40, {"start_group_s": 6.0, "start_model_s": 0.5, "start_s": 6.5})]
     assert start_metrics({}) == {"start_s": 0}
 
 
