@@ -21,6 +21,7 @@ from foundry_ray.training.optimizers import check_optimizer
 from foundry_ray.training.shape import shape_of
 from foundry_ray.types import DatasetRef, Schema
 
+_WITH_BATCH_NORM = ("cnn", "resnet")
 _COMPILERS = ("g++", "clang++", "c++")
 _BF16_FLAGS = {"amx_tile", "avx512_bf16"}
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -88,6 +89,7 @@ def check_training(config: TeacherConfig) -> None:
     _check_shapes(config)
     if resolved_engine(config) == "deepspeed":
         check_deepspeed(config)
+        _check_cast(config)
 
 
 def _check_shapes(config: TeacherConfig) -> None:
@@ -110,6 +112,13 @@ def _check_engine(config: TeacherConfig) -> None:
         raise ConfigError(message, hint=f"set `teacher.engine: deepspeed`, or leave `{only[0]}` out.")
 
 
+def _check_cast(config: TeacherConfig) -> None:
+    """As the engine does with the model of another family, when there is one."""
+    if config.deepspeed.weights == "precision" and config.model.family in _WITH_BATCH_NORM:
+        message = f"teacher.deepspeed.weights is precision and teacher.model.family is {config.model.family}, which has batch norm, wanted fp32."
+        raise ConfigError(message, hint="set `teacher.deepspeed.weights: fp32`; products are computed in the precision all the same.")
+
+
 def check_machine(config: TeacherConfig, *, num_cpus: int | None) -> None:
     """What this machine cannot do, for training that happens on it.
 
@@ -123,6 +132,12 @@ def check_machine(config: TeacherConfig, *, num_cpus: int | None) -> None:
     if resolved_engine(config) == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         message = f"teacher.engine is {config.engine} with {config.workers} workers, which needs deepspeed, but it is not installed here."
         raise ConfigError(message, hint="`foundry doctor` says how to mend it; `teacher.engine: torch` with `teacher.workers: 1` needs none.")
+    is_cast_to_fp16 = config.deepspeed.weights == "precision" and config.train.precision == "fp16"
+    if is_cast_to_fp16 and (config.use_gpu is False or not _may_have_gpus()):
+        message = (
+            "teacher.deepspeed.weights is precision and teacher.train.precision is fp16, wanted bf16 on a CPU: DeepSpeed keeps no fp16 weights there."
+        )
+        raise ConfigError(message, hint="set `teacher.train.precision: bf16`, or `teacher.deepspeed.weights: fp32`.")
     if config.compile and not any(map(shutil.which, _COMPILERS)):
         message = f"teacher.compile is true, which needs a C++ compiler, but none of {', '.join(_COMPILERS)} is on PATH."
         raise ConfigError(message, hint="install one (`apt install g++`), or set `teacher.compile: false`.")

@@ -44,7 +44,8 @@ def shape_of(config: TeacherConfig, num_workers: int) -> Shape:
     share = batch_size // num_workers
     micro = min(config.micro_batch_size or share, share)
     if share % micro:
-        message = f"teacher.micro_batch_size is {micro}, wanted a divisor of {share}, the share of each of {num_workers} workers in a batch of {batch_size}."
+        whole = f"the share of each of {num_workers} workers in a batch of {batch_size}"
+        message = f"teacher.micro_batch_size is {micro}, wanted a divisor of {share}, {whole}."
         hint = f"set it to {max(one for one in range(1, micro) if share % one == 0)}."
         raise OutOfRange(message, hint=hint, key="teacher.micro_batch_size", value=micro)
     return Shape(num_workers=num_workers, micro_batch_size=micro, accumulation=share // micro, zero_stage=config.deepspeed.zero_stage)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from foundry_ray.config import TeacherConfig
 from foundry_ray.errors import ConfigError
@@ -26,6 +25,7 @@ from foundry_ray.training.activations import checkpoint_activations
 from foundry_ray.training.averaging import average_buffers
 from foundry_ray.training.deepspeed.config import Precision, check_deepspeed, deepspeed_config
 from foundry_ray.training.deepspeed.fragments import Holding, Replicated, Sharded
+from foundry_ray.training.deepspeed.loading import prepare
 from foundry_ray.training.loss_scale import LossScale
 from foundry_ray.training.optimizers import torch_optimizer
 from foundry_ray.training.precision import autocast, channels_last, in_fp32, resolve_precision
@@ -64,6 +64,8 @@ class DeepSpeedEngine:
         self._max_norm = config.train.grad_clip or float("inf")
         dtype = resolve_precision(config.train.precision, device)
         self._scale = LossScale(config.deepspeed.loss_scale) if dtype is torch.float16 else None
+        if config.deepspeed.weights == "precision" and dtype is not torch.float32:
+            check_castable(model)
         self.model = in_fp32(model, device)
         _warn(config, self.model, dtype, reporter)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
@@ -182,24 +184,34 @@ class DeepSpeedEngine:
 
 
 class _Module(nn.Module):
-    """What DeepSpeed wraps: enters autocast inside of its forward, which switches outer autocast off, and casts inputs where weights are cast."""
+    """What DeepSpeed wraps: enters autocast inside of its forward, which switches outer autocast off, and casts inputs where weights are cast.
+
+    Cast weights need it too: buffers stay in fp32, and what they are added to would be fp32 where the next layer's weights are not.
+    """
 
     def __init__(self, inner: nn.Module, device: str, dtype: torch.dtype, *, is_cast: bool, compiled: bool) -> None:
         super().__init__()
         self.inner = inner
         self._device = device
-        self._autocast = torch.float32 if is_cast else dtype
+        self._formats = {True: dtype, False: dtype if is_cast else torch.float32}  # while training, and while judging
         self._inputs = dtype if is_cast else torch.float32
         self._train: tuple[Callable[[Tensor], Tensor]] = (torch.compile(inner) if compiled else inner,)  # a tuple, so that it is no submodule
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.is_floating_point():
             inputs = inputs.to(self._inputs)
-        if not self.training:
-            return typing.cast(Tensor, self.inner(inputs)).float()
-        with autocast(self._device, self._autocast):
-            outputs = self._train[0](inputs)
+        with autocast(self._device, self._formats[self.training]):
+            outputs = self._train[0](inputs) if self.training else typing.cast(Tensor, self.inner(inputs))
         return outputs.float()
+
+
+def check_castable(model: nn.Module) -> None:
+    """Raises ConfigError where a model's weights cannot be cast: batch norm computes with its statistics, which stay in fp32."""
+    norms = (f"{name} ({type(module).__name__})" for name, module in model.named_modules() if isinstance(module, _BatchNorm))
+    first = next(norms, None)
+    if first is not None:
+        message = f"teacher.deepspeed.weights is precision, but the model has batch norm at {first}, wanted fp32 or a model without."
+        raise ConfigError(message, hint="set `teacher.deepspeed.weights: fp32`; products are computed in the precision all the same.")
 
 
 def _warn(config: TeacherConfig, model: nn.Module, dtype: torch.dtype, reporter: Reporter) -> None:
@@ -210,35 +222,13 @@ def _warn(config: TeacherConfig, model: nn.Module, dtype: torch.dtype, reporter:
 
 
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Json]) -> Any:
-    _quieten()
+    prepare()
     import deepspeed
 
-    _without_compiling()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where memory is before and after each of its own steps
             engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
     except (AssertionError, ValueError) as error:  # how DeepSpeed refuses a configuration
-        raise ConfigError(f"DeepSpeed refuses the configuration: {error}.", hint="change what it names under `teacher.deepspeed`.") from error
+        message = f"DeepSpeed refuses the configuration: {str(error).rstrip('.')}."
+        raise ConfigError(message, hint="change what it names under `teacher.deepspeed`.") from error
     return engine
-
-
-def _without_compiling() -> None:
-    """Keep DeepSpeed from building its shared-memory all-reduce with g++, and from compiling a Muon that is not used when ZeRO imports it."""
-    import deepspeed.ops
-    from deepspeed.runtime import compiler
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    compile_, compiler.compile = compiler.compile, lambda: compiler.dummy_decorator
-    try:
-        import deepspeed.runtime.zero.muon.original_muon
-    finally:
-        compiler.compile = compile_
-
-
-def _quieten() -> None:
-    """DeepSpeed and torch.distributed write dozens of lines a second that tell a user nothing. Only this worker process is touched."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    from deepspeed.utils import logger
-
-    logger.setLevel(logging.ERROR)

@@ -92,6 +92,12 @@ def test_more_workers_than_the_machine_has_cpus_says_both_numbers_and_the_keys()
     assert (caught.value.requested, caught.value.available) == ({"CPU": 16.0}, {"CPU": 4.0})
 
 
+def test_fp16_weights_need_a_gpu() -> None:
+    cast = {"train": {"precision": "fp16"}, "deepspeed": {"weights": "precision"}}
+    with pytest.raises(ConfigError, match="wanted bf16 on a CPU: DeepSpeed keeps no fp16 weights there"):
+        check_machine(_teacher(use_gpu=False, **cast), num_cpus=None)
+
+
 def test_fewer_workers_that_fit_are_enough() -> None:
     check_machine(_teacher(workers=8, min_workers=2), num_cpus=2)
     with pytest.raises(ResourcesUnavailable, match=r"teacher\.min_workers is 4 .* needs 4 CPUs, but this machine has 2"):
@@ -165,6 +171,7 @@ def test_an_unknown_optimizer_and_one_whose_import_fails_are_refused() -> None:
         (0, {"deepspeed": {"offload_optimizer": {"device": "cpu"}}}, "zero_stage is 0, wanted at least 1"),
         (2, {"deepspeed": {"offload_params": {"device": "cpu"}}}, "zero_stage is 2, wanted 3"),
         (2, {"deepspeed": {"weights": "precision"}, "train": {"precision": "fp32"}}, "there is nothing to cast to"),
+        (2, {"deepspeed": {"weights": "precision"}}, "teacher.model.family is resnet, which has batch norm, wanted fp32"),
         (2, {"deepspeed": {"extra": {"zero_optimisation": {}}}}, "zero_optimisation"),
     ],
 )
@@ -173,6 +180,16 @@ def test_what_deepspeed_cannot_do_is_refused(stage: int, fields: dict[str, dict[
     refusal = _refusal(ConfigError, _teacher(workers=2, train=fields.get("train"), deepspeed=deepspeed))
     assert message in refusal.message
     assert refusal.hint
+
+
+def test_weights_of_batch_norm_are_not_cast() -> None:
+    from torch import nn
+
+    from foundry_ray.training.deepspeed.engine import check_castable
+
+    check_castable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2)))
+    with pytest.raises(ConfigError, match=r"batch norm at 1 \(BatchNorm2d\), wanted fp32 or a model without"):
+        check_castable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
 
 
 def test_one_torch_worker_may_use_an_optimizer_that_cannot_be_sharded() -> None:
