@@ -57,6 +57,8 @@ def _forward(block: nn.Module, *args: object, **kwargs: object) -> object:
     if not torch.is_grad_enabled():
         return type(block).forward(block, *args, **kwargs)
     own_forward = functools.partial(type(block).forward, block, **kwargs)
+    if torch.compiler.is_compiling() or next(block.buffers(), None) is None:  # a compiled second pass leaves buffers alone by itself
+        return checkpoint(own_forward, *args, use_reentrant=False)
     return checkpoint(own_forward, *args, use_reentrant=False, context_fn=functools.partial(_contexts, block))
 
 
