@@ -24,7 +24,7 @@ def _split(num_rows: int, seed: int) -> TensorSplit:
     random = np.random.default_rng(seed)
     labels_N = np.arange(num_rows) % 2
     images_NCHW = (random.integers(0, 60, (num_rows, 1, 12, 12)) + 120 * labels_N[:, None, None, None]).astype(np.uint8)
-    return TensorSplit(images_NCHW=torch.from_numpy(images_NCHW), labels_N=torch.from_numpy(labels_N))
+    return TensorSplit(inputs_N=torch.from_numpy(images_NCHW), labels_N=torch.from_numpy(labels_N))
 
 
 def _model() -> nn.Module:
@@ -63,5 +63,5 @@ def test_a_model_of_the_gpu_exports_and_agrees_with_its_file(make_loop: Callable
     loop = make_loop("fp32", "cuda:0")
     loop.run_epoch()
     model = loop.eval_model()
-    assert check_export(model, to_onnx(model, SCHEMA), _split(8, 4).images_NCHW.numpy()).num_rows == 8
+    assert check_export(model, to_onnx(model, SCHEMA), _split(8, 4).inputs_N.numpy()).num_rows == 8
     assert next(model.parameters()).is_cuda
