@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from foundry_ray.config import IMPORT, TrainConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from foundry_ray.training.rules import ParamGroup, UpdateRule
 
-__all__ = ["ELEMENTWISE", "OPTIMIZERS", "TORCH_SLOTS", "check_optimizer", "param_groups", "torch_optimizer", "update_rule"]
+__all__ = ["ELEMENTWISE", "OPTIMIZERS", "TORCH_SLOTS", "check_optimizer", "elementwise_rule", "param_groups", "torch_optimizer", "update_rule"]
 
 OPTIMIZERS = ("adamw", "sgd", "lion", "adafactor")
 ELEMENTWISE = frozenset({"adamw", "sgd", "lion"})
@@ -71,18 +72,24 @@ def update_rule(model: nn.Module, train: TrainConfig) -> UpdateRule:
         OutOfRange: There is no optimizer of this name.
         ConfigError: A user's own cannot be imported, made or resumed.
     """
-    from foundry_ray.training import rules
+    groups = param_groups(model, train)
+    if train.optimizer in ELEMENTWISE:
+        return elementwise_rule(groups, train)
     from foundry_ray.training.wrapped import Wrapped
 
-    groups = param_groups(model, train)
+    params = {name: param for group in groups for name, param in group.params.items()}
+    return Wrapped(torch_optimizer(model, train), params)
+
+
+def elementwise_rule(groups: Sequence[ParamGroup], train: TrainConfig) -> UpdateRule:
+    """The rule of an element-wise `train.optimizer` over groups of any tensors: parameters, or flat pieces of many of them."""
+    from foundry_ray.training import rules
+
     if train.optimizer == "adamw":
         return rules.AdamW(groups, betas=train.betas)
     if train.optimizer == "sgd":
         return rules.MomentumSGD(groups, momentum=train.momentum)
-    if train.optimizer == "lion":
-        return rules.SignMomentum(groups, betas=train.betas)
-    params = {name: param for group in groups for name, param in group.params.items()}
-    return Wrapped(torch_optimizer(model, train), params)
+    return rules.SignMomentum(groups, betas=train.betas)
 
 
 def torch_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:

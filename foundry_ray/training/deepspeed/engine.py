@@ -26,8 +26,9 @@ from foundry_ray.training.averaging import average_buffers
 from foundry_ray.training.deepspeed.config import Precision, check_deepspeed, deepspeed_config
 from foundry_ray.training.deepspeed.fragments import Holding, Replicated, Sharded
 from foundry_ray.training.deepspeed.loading import prepare
+from foundry_ray.training.deepspeed.optimizer import Delegate
 from foundry_ray.training.loss_scale import LossScale
-from foundry_ray.training.optimizers import torch_optimizer
+from foundry_ray.training.optimizers import param_groups
 from foundry_ray.training.precision import autocast, channels_last, in_fp32, resolve_precision
 from foundry_ray.training.shape import Shape
 from foundry_ray.types import Json
@@ -77,13 +78,15 @@ class DeepSpeedEngine:
         module = _Module(self.model, self.device, dtype, is_cast=is_cast, compiled=config.compile)
         num_params = sum(param.numel() for param in self.model.parameters())
         settings = deepspeed_config(config, shape, precision=_NAMES[dtype], has_gpu=self.device.startswith("cuda"), num_params=num_params)
-        self._optimizer = torch_optimizer(self.model, config.train)
+        groups = param_groups(self.model, config.train)
+        self._optimizer = Delegate(groups)
         self._engine = _initialize(module, self._optimizer, settings)
         self._holding: Holding = (
-            Sharded(self.model, self._engine.optimizer, self._optimizer, name=config.train.optimizer, stage=shape.zero_stage, rank=self.rank)
+            Sharded(self.model, self._engine.optimizer, groups, config.train, stage=shape.zero_stage, rank=self.rank)
             if shape.zero_stage
-            else Replicated(self.model, self._optimizer)
+            else Replicated(self.model, config.train)
         )
+        self._optimizer.stepper = self._holding.step
 
     @property
     def grad_norm(self) -> float:
@@ -113,8 +116,7 @@ class DeepSpeedEngine:
 
     def step(self, lr: float) -> bool:
         """Clip, change the weights, forget the gradient. False where the gradient was not finite, and the weights stayed as they were."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        self._optimizer.set_lr(lr)
         is_applied = self._step_sharded() if self._stage else self._step_replicated()
         self._num_passes = 0
         self._num_steps += is_applied

@@ -1,29 +1,33 @@
 """What a rank holds of a sharded training: views into DeepSpeed's flat fp32 partitions, by parameter name. Nothing is gathered, nothing copied.
 
-Decides: where each parameter's piece lies for every ZeRO stage, that the optimizer's state is there before the first step (zeros, as it would
-begin), and how written pieces reach the weights that are computed with. Reads attributes of DeepSpeed 0.19 that have no public form: the
+Decides: where each parameter's piece lies for every ZeRO stage, which rule changes it, and how written pieces reach the weights that are computed
+with. Reads attributes of DeepSpeed 0.19 that have no public form: the
 alternative, its own checkpoints, does not load at another world size or stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from foundry_ray.config import TrainConfig
 from foundry_ray.protocols import Fragment
-from foundry_ray.training.optimizers import TORCH_SLOTS
-from foundry_ray.training.wrapped import OptimizerState
+from foundry_ray.training.deepspeed.optimizer import Groups
+from foundry_ray.training.optimizers import elementwise_rule, update_rule
+from foundry_ray.training.rules import ParamGroup, UpdateRule
 
-_STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",), "lion": ("momentum_buffer",)}
-_STEP = "step"
+_FLAT = "flat"
 
 
 class Holding(Protocol):
-    """This rank's share of weights and optimizer state."""
+    """This rank's share of weights and optimizer state, and the update rules over it."""
+
+    def step(self, groups: Groups) -> None:
+        """Change the weights that are held by their gradients."""
 
     def fragments(self) -> Sequence[Fragment]:
         """Live views; the weights' stay for good, the optimizer's until the next step."""
@@ -32,7 +36,7 @@ class Holding(Protocol):
         """(c) Bring the weights that are computed with in line with the fragments."""
 
     def load_num_steps(self, num_steps: int) -> None:
-        """Let the optimizer count on from so many steps."""
+        """Go on as if so many steps had been taken."""
 
 
 class Replicated:
@@ -40,24 +44,28 @@ class Replicated:
 
     Args:
         model: Its parameters are fp32 and contiguous.
-        optimizer: Over those of them that train.
+        train: The optimizer.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, model: nn.Module, train: TrainConfig) -> None:
         self._model = model
-        self._state = OptimizerState(optimizer, {name: param for name, param in model.named_parameters() if param.requires_grad})
+        self._rule = update_rule(model, train)
+
+    def step(self, groups: Groups) -> None:
+        """One step of all parameters, at one learning rate."""
+        self._rule.step(groups[0]["lr"])
 
     def fragments(self) -> Sequence[Fragment]:
         """Whole parameters, then the state by slot."""
         weights = [_whole("weights", name, param.detach()) for name, param in self._model.named_parameters()]
-        return (*weights, *(_whole(slot, name, tensor) for slot, tensors in self._state.slots().items() for name, tensor in tensors.items()))
+        return (*weights, *(_whole(slot, name, tensor) for slot, tensors in self._rule.slots().items() for name, tensor in tensors.items()))
 
     def refresh(self) -> None:
         """The fragments are the weights."""
 
     def load_num_steps(self, num_steps: int) -> None:
-        """Let the optimizer count on from so many steps."""
-        self._state.load_num_steps(num_steps)
+        """Go on as if so many steps had been taken."""
+        self._rule.load_num_steps(num_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,45 +90,38 @@ class Sharded:
     Args:
         model: As DeepSpeed left it.
         zero: DeepSpeed's ZeRO optimizer.
-        optimizer: The torch optimizer inside, over the flat partitions by now.
-        name: Its name in `train.optimizer`.
+        groups: The groups of parameters that it was given.
+        train: The optimizer, an element-wise one.
         stage: 1 to 3.
         rank: This rank's place among those that share the weights.
     """
 
-    def __init__(self, model: nn.Module, zero: Any, optimizer: torch.optim.Optimizer, *, name: str, stage: int, rank: int) -> None:
+    def __init__(self, model: nn.Module, zero: Any, groups: Sequence[ParamGroup], train: TrainConfig, *, stage: int, rank: int) -> None:
         self._zero = zero
-        self._optimizer = optimizer
         self._stage = stage
         self._flats = _flats(zero, stage)
+        kinds = [groups[zero.sub_group_to_group_id[index] if stage == 3 else index] for index in range(len(self._flats))]
+        self._rules = {flat: _rule(flat, kind, train) for flat, kind in zip(self._flats, kinds, strict=True)}
         pieces = tuple(_pieces_of_3(model, zero, rank) if stage == 3 else _pieces_of_1_and_2(model, self._flats))
-        slots = self._make_state(_STATE[name])
         self._frozen, self._casts = _frozen(model, stage, rank)
-        weights = [piece.view("weights", piece.flat) for piece in pieces]
-        states = [piece.view(slot, by_flat[piece.flat]) for slot, by_flat in slots.items() for piece in pieces]
-        self._fragments = (*weights, *self._frozen, *states)
+        slots = self._rules[self._flats[0]].slots()
+        states = [piece.view(slot, self._rules[piece.flat].slots()[slot][_FLAT]) for slot in slots for piece in pieces]
+        self._fragments = (*(piece.view("weights", piece.flat) for piece in pieces), *self._frozen, *states)
 
-    def _make_state(self, keys: Sequence[str]) -> Mapping[str, Mapping[Tensor, Tensor]]:
-        """Make what the optimizer's first step would make. Returns slot -> flat partition -> state."""
-        group = self._optimizer.param_groups[0]
-        if group.get("momentum") == 0:
-            return {}
-        for flat in self._flats:
-            state = self._optimizer.state[flat]
-            state.update({key: torch.zeros_like(flat, requires_grad=False) for key in keys})
-            if "betas" in group and "exp_avg" in keys:
-                state[_STEP] = torch.zeros((), dtype=torch.float32, device=flat.device if group["fused"] else "cpu")
-        return {TORCH_SLOTS[key]: {flat: self._optimizer.state[flat][key] for flat in self._flats} for key in keys}
+    def step(self, groups: Groups) -> None:
+        """One step of the partitions that DeepSpeed has laid into the groups: all of them, or one at a time."""
+        for group in groups:
+            for flat in group["params"]:
+                self._rules[flat].step(group["lr"])
 
     def fragments(self) -> Sequence[Fragment]:
         """Weights that train, weights that do not, then the state by slot."""
         return self._fragments
 
     def load_num_steps(self, num_steps: int) -> None:
-        """Let the optimizer count on from so many steps."""
-        for flat in self._flats:
-            if _STEP in self._optimizer.state[flat]:
-                self._optimizer.state[flat][_STEP].fill_(num_steps)
+        """Go on as if so many steps had been taken."""
+        for rule in self._rules.values():
+            rule.load_num_steps(num_steps)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -140,6 +141,11 @@ class Sharded:
 
 def _whole(slot: str, name: str, tensor: Tensor) -> Fragment:
     return Fragment(slot=slot, name=name, start=0, total=tensor.numel(), tensor=tensor.view(-1), is_replicated=True)
+
+
+def _rule(flat: Tensor, kind: ParamGroup, train: TrainConfig) -> UpdateRule:
+    """The rule over one partition, with the decay and the penalties of the parameters in it."""
+    return elementwise_rule((replace(kind, params={_FLAT: cast(nn.Parameter, flat)}),), train)
 
 
 def _flats(zero: Any, stage: int) -> list[Tensor]:
