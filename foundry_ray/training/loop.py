@@ -256,7 +256,7 @@ class Loop:
         assert total is not None, "a share has rows"
         if not engine.step(lr):
             self._overflowed()
-            return None
+            return None if bool(total.isfinite()) else total  # a loss that is no number is no overflow: it ends the training
         self._num_overflows = 0
         if self._average is not None:
             self._average.update(self.step)

@@ -310,3 +310,22 @@ def test_read_only_arrays_become_tensors_without_a_copy_or_a_warning() -> None:
     split = TensorSplit.of(Split(inputs_N=images_NCHW, labels_N=np.arange(2)))
     assert split.inputs_N.data_ptr() == images_NCHW.ctypes.data
     assert split.num_rows == 2
+
+
+class _Skipping(TorchEngine):
+    """Leaves a step out where its gradient is not finite, as DeepSpeed does in every precision."""
+
+    def step(self, lr: float) -> bool:
+        if all(bool(param.grad.isfinite().all()) for param in self.model.parameters() if param.grad is not None):
+            return super().step(lr)
+        self.model.zero_grad()
+        return False
+
+
+def test_a_loss_that_is_no_number_ends_the_training_also_where_the_engine_leaves_its_step_out(job: FitJob, make_model: MakeModel) -> None:
+    model = make_model()
+    model[5].register_forward_hook(lambda linear, inputs, outputs: outputs * torch.nan if loop.step == 7 else None)
+    loop = Loop(job, _Skipping(model, job.train), reporter=RecordingReporter(), clock=FakeClock())
+    loop.run_epoch()
+    with pytest.raises(Diverged, match="the loss at step 7 is nan"):
+        loop.run_epoch()
