@@ -68,6 +68,7 @@ def deepspeed_config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": _NEVER,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU in each pass, and nobody reads it
     }
     if config.deepspeed.weights == "precision" and resolved != "fp32":
         result |= _cast(resolved, shape.accumulation)

@@ -25,7 +25,7 @@ from foundry_ray.training.activations import checkpoint_activations
 from foundry_ray.training.averaging import average_buffers
 from foundry_ray.training.deepspeed.config import Precision, check_deepspeed, deepspeed_config
 from foundry_ray.training.deepspeed.fragments import Holding, Replicated, Sharded
-from foundry_ray.training.deepspeed.loading import prepare
+from foundry_ray.training.deepspeed.loading import check_disks, prepare
 from foundry_ray.training.deepspeed.optimizer import Delegate
 from foundry_ray.training.loss_scale import LossScale
 from foundry_ray.training.optimizers import param_groups
@@ -67,7 +67,8 @@ class DeepSpeedEngine:
         self._scale = LossScale(config.deepspeed.loss_scale) if dtype is torch.float16 else None
         if config.deepspeed.weights == "precision" and dtype is not torch.float32:
             check_castable(model)
-        self.model = in_fp32(model, device)
+        is_cast = config.deepspeed.weights == "precision"
+        self.model = in_fp32(model, "cpu" if is_cast else device)  # what is cast goes to the device in half the bytes
         _warn(config, self.model, dtype, reporter)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
         self._start(config, shape, dtype)
@@ -87,6 +88,7 @@ class DeepSpeedEngine:
             else Replicated(self.model, config.train)
         )
         self._optimizer.stepper = self._holding.step
+        self._engine.train()
 
     @property
     def grad_norm(self) -> float:
@@ -226,11 +228,13 @@ def _warn(config: TeacherConfig, model: nn.Module, dtype: torch.dtype, reporter:
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Json]) -> Any:
     prepare()
     import deepspeed
+    from deepspeed.runtime.config import DeepSpeedConfigError
 
+    check_disks(settings)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where memory is before and after each of its own steps
             engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings, dist_init_required=False)
-    except (AssertionError, ValueError) as error:  # how DeepSpeed refuses a configuration
+    except (AssertionError, ValueError, DeepSpeedConfigError) as error:
         message = f"DeepSpeed refuses the configuration: {str(error).rstrip('.')}."
         raise ConfigError(message, hint="change what it names under `teacher.deepspeed`.") from error
     return engine

@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+from foundry_ray.errors import ConfigError
+from foundry_ray.types import Json
 
 
 def prepare() -> None:
@@ -21,6 +24,21 @@ def prepare() -> None:
     with _uncompiled():
         import deepspeed.runtime.zero.muon.original_muon
     _quieten()
+
+
+def check_disks(settings: Mapping[str, Json]) -> None:
+    """See that DeepSpeed can reach an NVMe disk where its configuration names one. Call `prepare` first.
+
+    Raises:
+        ConfigError: What it reads and writes disks with is missing.
+    """
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    zero = settings["zero_optimization"]
+    place = zero.get("offload_param") if isinstance(zero, Mapping) else None
+    if isinstance(place, Mapping) and place["device"] == "nvme" and not AsyncIOBuilder().is_compatible():
+        message = "teacher.deepspeed.offload_params.device is nvme, which needs libaio and its headers, but they are not on this machine."
+        raise ConfigError(message, hint="`apt install libaio-dev`, or set `teacher.deepspeed.offload_params: {device: cpu}`.")
 
 
 @contextmanager

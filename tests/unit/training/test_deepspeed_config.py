@@ -12,6 +12,7 @@ from foundry_ray.config import TeacherConfig
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, UnknownKey
 from foundry_ray.training.deepspeed import check_deepspeed, deepspeed_config
 from foundry_ray.training.deepspeed.keys import DATA_TYPES, TOP, ZERO
+from foundry_ray.training.deepspeed.loading import check_disks
 from foundry_ray.training.shape import Shape, shape_of
 
 
@@ -148,6 +149,21 @@ def test_an_odd_bucket_is_out_of_range() -> None:
     error = _refused(_teacher(allgather_bucket_size=5))
     assert isinstance(error, OutOfRange)
     assert error.facts["value"] == 5
+
+
+def test_no_timer_waits_for_the_gpu_in_each_pass() -> None:
+    assert _made(_teacher())["timers"] == {"throughput": {"enabled": False}}
+    assert _made(_teacher(extra={"timers": {"throughput": {"enabled": True}}}))["timers"] == {"throughput": {"enabled": True}}
+
+
+def test_a_disk_that_deepspeed_cannot_reach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self: False)
+    check_disks(_made(_teacher(zero_stage=3, offload_params={"device": "cpu"})))
+    with pytest.raises(ConfigError, match="needs libaio and its headers"):
+        check_disks(_made(_teacher(zero_stage=3, offload_params={"device": "nvme", "path": "/disk"})))
 
 
 class _Read(dict[str, Any]):

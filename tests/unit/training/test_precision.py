@@ -16,6 +16,18 @@ def test_auto_is_bf16_exactly_where_the_device_has_it(monkeypatch: pytest.Monkey
 def test_a_named_precision_is_taken_at_its_word() -> None:
     assert precision.resolve_precision("fp32", "cpu") is torch.float32
     assert precision.resolve_precision("bf16", "cpu") is torch.bfloat16
+    assert precision.resolve_precision("fp16", "cpu") is torch.float16
+
+
+def test_weights_become_fp32_and_contiguous_whatever_they_were() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last), torch.nn.Linear(2, 2)).bfloat16()
+    values = [param.float() for param in model.parameters()]
+    prepared = precision.in_fp32(model, "cpu")
+    assert prepared is model
+    for param, value in zip(prepared.parameters(), values, strict=True):
+        assert param.dtype is torch.float32
+        assert param.is_contiguous()
+        assert torch.equal(param, value)
 
 
 def test_images_of_one_channel_really_become_channels_last() -> None:
