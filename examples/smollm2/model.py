@@ -59,9 +59,9 @@ def smollm2(schema: TokenSchema, *, path: str | None = None, pretrained: bool = 
 def source(path: str | None = None) -> dict[str, str]:
     """What `from_pretrained` of a model, a config or a tokenizer is called with."""
     place = Path(path) if path else _installed()
-    return (
-        {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name} if place.is_file() else {"pretrained_model_name_or_path": path}
-    )
+    if place.is_file():
+        return {"pretrained_model_name_or_path": str(place.parent), "gguf_file": place.name}
+    return {"pretrained_model_name_or_path": str(place)}
 
 
 def _installed() -> Path:

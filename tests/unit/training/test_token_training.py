@@ -72,7 +72,6 @@ def trained(counting: DatasetRef, store: MemoryStore, settings: Settings, report
 def test_a_language_model_learns_is_stored_and_answers_as_it_was_judged(
     counting: DatasetRef, store: MemoryStore, settings: Settings, reporter: RecordingReporter
 ) -> None:
-    torch.set_num_threads(1)
     artifact = trained(counting, store, settings, reporter)
     model, val = models.load_model(store, artifact), data.load_split(counting, "val", store=store)
     with torch.no_grad():
