@@ -11,7 +11,7 @@ from foundry_ray.plugins import IMPORT, load_import
 from foundry_ray.runlog import plugin_source_sha256, stage_key
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, StudyResult, canonical_sha256, to_json
 
-_VERSIONS = {"data": 1, "teacher": 1, "study": 1, "search": 1, "student": 1, "evaluation": 1, "registry": 1}
+_VERSIONS = {"data": 1, "teacher": 2, "study": 2, "search": 1, "student": 2, "evaluation": 1, "registry": 1}
 
 
 def data(config: PipelineConfig, settings: Settings) -> str:
