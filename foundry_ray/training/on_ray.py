@@ -79,7 +79,8 @@ class OnRay:
         self._request = elastic.request_of(job.config, use_gpu=self._use_gpu)
         self._scratch = scratch_for(job.store, settings.home, is_here=session.is_here())
         least = job.config.min_workers or job.config.workers
-        session.require({name: amount * least for name, amount in self._request.items()}, "teacher.workers")
+        key = "teacher.workers" if job.config.min_workers is None else "teacher.min_workers"
+        session.require({name: amount * least for name, amount in self._request.items()}, key)
 
     def train(self, *, called_s: float) -> None:
         """Start groups until one gets to the end.
