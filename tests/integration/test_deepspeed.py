@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -183,3 +184,11 @@ def test_fp16_halves_its_scale_until_the_gradient_fits(special: Results, case: C
     assert result["scalars"]["loss_scale"] == 2.0 ** (32 - num_skipped)
     assert result["scalars"]["deepspeed_skipped_steps"] == num_skipped
     assert _losses(result) == pytest.approx(_losses(special["overflowing-0"]), abs=_TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_learns_the_same(two: Results) -> None:
+    case = Case(name="compiled", stage=2, teacher={"compile": True, "activation_checkpointing": True})
+    result = _spawn(two["folder"].with_name("compiled"), (case,), world_size=1)
+    assert _losses(result["compiled"]) == pytest.approx(_losses(two["reference-adamw"]), abs=_TOLERANCE)

@@ -65,18 +65,17 @@ class DeepSpeedEngine:
         self._max_norm = config.train.grad_clip or float("inf")
         dtype = resolve_precision(config.train.precision, device)
         self._scale = LossScale(config.deepspeed.loss_scale) if dtype is torch.float16 else None
-        if config.deepspeed.weights == "precision" and dtype is not torch.float32:
+        is_cast = config.deepspeed.weights == "precision" and dtype is not torch.float32
+        if is_cast:
             check_castable(model)
-        is_cast = config.deepspeed.weights == "precision"
         self.model = in_fp32(model, "cpu" if is_cast else device)  # what is cast goes to the device in half the bytes
         _warn(config, self.model, dtype, reporter)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
-        self._start(config, shape, dtype)
+        module = _Module(self.model, device, dtype, is_cast=is_cast, compiled=config.compile)
+        self._start(module, config, shape, dtype)
         self._tell_scale()
 
-    def _start(self, config: TeacherConfig, shape: Shape, dtype: torch.dtype) -> None:
-        is_cast = config.deepspeed.weights == "precision"
-        module = _Module(self.model, self.device, dtype, is_cast=is_cast, compiled=config.compile)
+    def _start(self, module: nn.Module, config: TeacherConfig, shape: Shape, dtype: torch.dtype) -> None:
         num_params = sum(param.numel() for param in self.model.parameters())
         settings = deepspeed_config(config, shape, precision=_NAMES[dtype], has_gpu=self.device.startswith("cuda"), num_params=num_params)
         groups = param_groups(self.model, config.train)

@@ -125,7 +125,7 @@ class Sharded:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the pieces into the weights in their format, and gather what each rank computes with."""
+        """Copy the pieces into the weights in their format; ranks gather them at once (1, 2), or when a layer asks for them (3)."""
         for live, written in self._casts:
             live.copy_(written)
         if self._stage < 3:
@@ -134,8 +134,6 @@ class Sharded:
         self._zero._partition_all_parameters()
         for index in range(len(self._flats)):
             self._zero._reassign_or_swap_out_partitioned_parameters(index)
-        if self._zero.persistent_parameters:
-            self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
         self._zero.invalidate_secondary_tensor()
 
 
