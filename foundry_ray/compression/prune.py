@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from foundry_ray.compression import steps
-from foundry_ray.config import Section
+from foundry_ray.config import IMPORT, Section
 from foundry_ray.types import ImageSchema, Scalar
 
 if TYPE_CHECKING:
@@ -40,10 +40,14 @@ class Prune:
         return steps.checked(PruneParams, params, kind=self.kind)
 
     def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, schema: ImageSchema) -> nn.Module:
-        """See `Compressor.apply`. Changes `model` itself; a ratio of 0 leaves it as it is."""
+        """See `Compressor.apply`. Changes `model` itself; a ratio of 0 leaves it as it is. Raises RecipeInfeasible for an imported model."""
+        from foundry_ray import models
+
         ratio = float(self.check(params)["ratio"])
         if ratio > 0:
             _cut(model, schema, ratio)
+            if str(getattr(model, "family", "")).startswith(IMPORT):
+                models.describe(model)  # now, and not after a whole training: what cannot be described cannot be stored
         return model
 
 

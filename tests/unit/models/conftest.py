@@ -39,6 +39,10 @@ def pixels(schema, normalises=True):
     return nn.Sequential(front, nn.Flatten(), nn.Linear(schema.channels * schema.height * schema.width, len(schema.classes)))
 
 
+def two_layers(schema):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, len(schema.classes)))
+
+
 def broken(schema):
     return 1 / 0
 
