@@ -140,7 +140,7 @@ def test_an_imported_model_does_not_shrink() -> None:
 def test_an_imported_model_is_not_pruned() -> None:
     model = models.build(config("two_layers"), IMAGES, PREPROCESSING, seed=0)
     recipe = CompressionRecipe(steps=(Step(kind="prune", params={"ratio": 0.5}),))
-    with pytest.raises(RecipeInfeasible, match="import:their_models:two_layers have changed their shapes.*Hint: leave `prune` out"):
+    with pytest.raises(RecipeInfeasible, match=r"import:their_models:two_layers have changed their shapes.*Hint: leave `prune` out"):
         apply_recipe(model, recipe, IMAGES, family=model.family, seed=0)
 
 
