@@ -15,7 +15,7 @@ from foundry_ray.config import LossScaleConfig, TrainConfig
 from foundry_ray.protocols import Fragment
 from foundry_ray.training.loss_scale import LossScale
 from foundry_ray.training.optimizers import update_rule
-from foundry_ray.training.precision import autocast, channels_last, resolve_precision
+from foundry_ray.training.precision import autocast, channels_last, in_fp32, resolve_precision
 
 
 class TorchEngine:
@@ -47,7 +47,7 @@ class TorchEngine:
         activation_checkpointing: bool = False,
         loss_scale: LossScaleConfig | None = None,
     ) -> None:
-        self.model = _in_place_fp32(model, device)
+        self.model = in_fp32(model, device)
         self.device = device
         self._norm = torch.zeros(())
         self._dtype = resolve_precision(train.precision, device)
@@ -83,11 +83,11 @@ class TorchEngine:
         torch.autograd.backward(loss * factor if factor != 1.0 else loss)
 
     def step(self, lr: float) -> bool:
-        """Clip and change the weights; False where fp16 overflowed."""
+        """Clip and change the weights; False, and the weights stay, where the gradient is no number (on a GPU: of fp16 alone)."""
         if self._scale:
             torch._foreach_mul_([param.grad for param in self._params if param.grad is not None], 1 / self._scale.value)
         self._norm = nn.utils.clip_grad_norm_(self._params, self._max_norm)
-        is_good = self._scale is None or bool(self._norm.isfinite())
+        is_good = bool(self._norm.isfinite()) if self._scale or self.device == "cpu" else True  # a GPU would have to be waited for
         if self._scale:
             self._scale.update(is_finite=is_good, step=self._rule.num_steps)
         if is_good:
@@ -126,14 +126,6 @@ class TorchEngine:
         self._rule.load_num_steps(int(scalars["num_steps"]))
         if self._scale:
             self._scale.load(scalars)
-
-
-def _in_place_fp32(model: nn.Module, device: str) -> nn.Module:
-    """The model in fp32 on the device, each parameter contiguous: a fragment is a view of it."""
-    model = model.float().to(device)
-    for param in model.parameters():
-        param.data = param.data.contiguous()
-    return model
 
 
 def _whole(slot: str, name: str, tensor: Tensor) -> Fragment:

@@ -255,8 +255,8 @@ class Loop:
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a share has rows"
         if not engine.step(lr):
-            self._overflowed()
-            return None if bool(total.isfinite()) else total  # a loss that is no number is no overflow: it ends the training
+            self._skipped(float(total) * micro / share)
+            return None
         self._num_overflows = 0
         if self._average is not None:
             self._average.update(self.step)
@@ -267,10 +267,14 @@ class Loop:
         outputs = self._engine.forward(batch.inputs)
         return training_loss(job.task, outputs, batch, label_smoothing=job.train.label_smoothing, distil=job.distil)
 
-    def _overflowed(self) -> None:
+    def _skipped(self, loss: float) -> None:
+        """All ranks skipped the step: a gradient is no number. That is fp16's to mend, by a smaller loss scale, unless a loss is none either."""
+        mean = self._engine.reduce([loss])[0] / self._engine.world_size
+        if not math.isfinite(mean):
+            raise _diverged("loss at", self.step, mean)
         self._num_overflows += 1
-        if self._num_overflows > _MOST_OVERFLOWS:
-            raise _diverged(f"gradient overflowed fp16 {self._num_overflows} times in a row; at", self.step, math.inf)
+        if "loss_scale" not in self._engine.scalars() or self._num_overflows > _MOST_OVERFLOWS:
+            raise _diverged(f"gradient is no number; its norm at (loss {mean:g})", self.step, self._engine.grad_norm)
 
     def _pause(self) -> float:
         started_s = self._clock.monotonic_s()

@@ -177,6 +177,16 @@ def test_a_nan_ends_training_with_its_step_and_loss(job: FitJob, make_model: Mak
     assert caught.value.facts["loss"] != caught.value.facts["loss"]
 
 
+def test_a_gradient_that_is_no_number_ends_training_before_it_spoils_the_weights(job: FitJob, make_model: MakeModel) -> None:
+    model = make_model()
+    calls = iter(range(100))
+    model[5].weight.register_hook(lambda gradient: gradient * (float("nan") if next(calls) == 3 else 1.0))
+    loop = make_loop(job, model)
+    with pytest.raises(Diverged, match=r"the gradient is no number; its norm at \(loss .*\) step 3 is nan"):
+        loop.run_epoch()
+    assert all(bool(param.isfinite().all()) for param in model.parameters())
+
+
 def test_a_batch_larger_than_the_split_is_refused(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
     with pytest.raises(OutOfRange, match="batch_size is 49, but the training split has 48 rows"):
         make_loop(with_train(batch_size=49), make_model()).run_epoch()
