@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from foundry_ray.config import CheckpointConfig
+from foundry_ray.errors import StoreError, StoreUnavailable
 from foundry_ray.protocols import Clock, Engine
 from foundry_ray.training.loop import Loop
 from foundry_ray.training.preemption import Ask, answer
@@ -17,6 +18,7 @@ from foundry_ray.training.state import LoopState
 from foundry_ray.types import Json
 
 Metrics = Mapping[str, float]
+_AGAIN_S = 5.0
 
 
 class Writer(Protocol):
@@ -97,6 +99,31 @@ class CheckpointControl:
             self._save(loop, ends_epoch=True)
         if ask and not loop.is_done:
             self._leave(Ask(int(ask)), loop, ends_epoch=True)
+
+    def finish(self, loop: Loop, engine: Engine) -> None:
+        """(c) Return when the last checkpoint is committed. A store that refuses it is asked again: what it would hold is still here.
+
+        Raises:
+            StoreError: It refused for `commit_timeout_s`.
+        """
+        deadline_s = self._clock.monotonic_s() + self._config.commit_timeout_s
+        while True:
+            error = self._refused()
+            is_final = error is not None and (not error.retryable or self._clock.monotonic_s() >= deadline_s)
+            has_failed, is_over = engine.reduce([float(error is not None), float(is_final)], mode="max")
+            if not has_failed:
+                return
+            if is_over:
+                raise error or StoreUnavailable("the last checkpoint was not saved: another rank says why.", hint="look at the store.", uri="")
+            self._clock.sleep(_AGAIN_S)
+            self._save(loop, ends_epoch=True)
+
+    def _refused(self) -> StoreError | None:
+        try:
+            self._writer.wait()
+        except StoreError as error:
+            return error
+        return None
 
     def _leave(self, ask: Ask, loop: Loop, *, ends_epoch: bool = False) -> None:
         if loop.step > self._saved_step:

@@ -164,7 +164,7 @@ class RankRun:
                 control = self._control(writer, engine)
                 self._loop, engine = self._restored(fit_job, work, engine, control)
                 self._train(self._loop, engine, control)
-                writer.wait()
+                control.finish(self._loop, engine)
 
     def _prepared(self) -> tuple[FitJob, nn.Module]:
         """Data and model, while the engine's libraries are imported."""

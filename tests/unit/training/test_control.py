@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from foundry_ray.config import CheckpointConfig
-from foundry_ray.errors import Preempted, StoreUnavailable
+from foundry_ray.errors import Preempted, StoreDenied, StoreError, StoreUnavailable
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import FailingStore, MemoryStore
@@ -30,13 +30,17 @@ class Writer:
         self.is_busy = False
         self.saved: list[tuple[int, int, bool]] = []
         self.num_waits = 0
-        self.error: Exception | None = None
+        self.error: StoreError | None = None
+        self.refusals = 0
 
     def save(self, step: int, epoch: int, state: LoopState, meta: Mapping[str, Json]) -> None:
         self.saved.append((step, epoch, bool(meta["ends_epoch"])))
 
     def wait(self) -> None:
         self.num_waits += 1
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreUnavailable("no answer.", uri="s3://b")
         if self.error is not None:
             raise self.error
 
@@ -175,6 +179,25 @@ def test_who_is_asked_at_the_end_of_an_epoch_stops_there_but_after_the_last_one_
     rank.loop.epoch = 3
     _epoch(rank, 0.4)
     assert rank.writer.saved[-1] == (24, 4, True)
+
+
+def test_the_last_checkpoint_is_tried_until_the_store_takes_it(begin: Callable[..., Rank]) -> None:
+    rank = begin()
+    for accuracy in (0.5, 0.6, 0.7, 0.8):
+        _epoch(rank, accuracy)
+    rank.writer.refusals = 2
+    rank.control.finish(rank.loop, rank.loop._engine)
+    assert rank.writer.saved[-3:] == [(24, 4, True)] * 3
+    assert rank.writer.num_waits == 3
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("no answer.", uri="s3://b"), StoreDenied("no.", uri="s3://b")])
+def test_a_store_that_takes_no_last_checkpoint_is_the_end(begin: Callable[..., Rank], error: StoreError) -> None:
+    rank = begin(commit_timeout_s=60.0)
+    rank.writer.error = error
+    with pytest.raises(type(error)):
+        rank.control.finish(rank.loop, rank.loop._engine)
+    assert len(rank.writer.saved) == (12 if error.retryable else 0)
 
 
 @pytest.mark.parametrize(
