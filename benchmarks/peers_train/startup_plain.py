@@ -60,6 +60,7 @@ def train(config: dict[str, str]) -> None:
 
 def main(folder: Path, ray_folder: str) -> None:
     """Connect, then time."""
+    from benchmarks.peers_train.ray_phases import split
     from benchmarks.peers_train.rows import fashion_rows
 
     probe, marks = folder / "plain-probe.json", folder / "plain-marks.json"
@@ -74,8 +75,10 @@ def main(folder: Path, ray_folder: str) -> None:
         run_config=ray.train.RunConfig(name=f"plain-{called:.0f}", storage_path=str(folder / "ray")),
     )
     trainer.fit()
-    before, phases = called, {}
-    for name, at in json.loads(marks.read_text()).items():
+    begun = json.loads(marks.read_text())
+    before = begun.pop("group")
+    phases = split(called, before)
+    for name, at in begun.items():
         phases[name], before = at - before, at
     (folder / "plain.json").write_text(json.dumps({"total_s": json.loads(probe.read_text())[1] - called, "phases": phases}))
     ray.shutdown()
