@@ -1,6 +1,6 @@
 """Samples per second of the training loop beside the same job by hand and through other libraries: two ranks, gloo, one thread each.
 
-python -m benchmarks.train_throughput           about 25 minutes on a quiet machine, writes results
+python -m benchmarks.train_throughput           about 30 minutes on a quiet machine, writes results
 python -m benchmarks.train_throughput --quick   a look of a few minutes; writes none
 
 The job: the 0.70 M ResNet on Fashion-MNIST in memory, batch 128 over two ranks, flips, AdamW (fused), one cycle, clipping, bf16 autocast,
