@@ -6,6 +6,7 @@ a tuple of how its ranks failed. Its `fit` blocks in a thread of its own, becaus
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -158,10 +159,10 @@ def _since(before: Mapping[str, float], seconds: float) -> dict[str, float]:
 
 
 def _load_engine() -> None:
-    from foundry_ray.training.deepspeed import engine, loading
+    from foundry_ray.training.deepspeed.loading import prepare
 
-    assert engine.DeepSpeedEngine, "its module is imported here, and not when the model waits for it"
-    loading.prepare()
+    importlib.import_module("foundry_ray.training.deepspeed.engine")
+    prepare()
 
 
 def _device(attempt: Attempt) -> str:
