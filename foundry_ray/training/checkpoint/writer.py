@@ -174,8 +174,8 @@ class CheckpointWriter:
         return _Save(self._num_saves, draft)
 
     def _is_free(self, save: _Save) -> bool:
-        """Wait for the upload before; after too long a wait, this checkpoint is left out."""
-        before = self._saves[-1] if self._saves else None
+        """Wait for the upload before, which reads the buffer; after too long a wait, this checkpoint is left out."""
+        before = next((one for one in self._saves if not one.uploaded.is_set()), None)  # not the last: that one may have been left out
         self._saves = [*(one for one in self._saves if not one.ended.is_set()), save]
         if before is None or before.uploaded.wait(self._timeout_s):
             return True

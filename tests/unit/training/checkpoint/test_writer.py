@@ -106,6 +106,22 @@ def test_an_upload_that_does_not_end_costs_the_next_checkpoint(state: LoopState,
     assert _steps(store) == [10]
 
 
+def test_the_memory_of_an_upload_that_does_not_end_is_never_written_over(reporter: RecordingReporter) -> None:
+    store, states = GatedStore(".bin"), make_states(make_truth(), 1)
+    [writer] = make_writers(store, 1, reporter, timeout_s=0.05)
+    writer.save(10, 1, states[0], {})
+    writer.save(20, 2, states[0], {})  # left out
+    for fragment in states[0].fragments:
+        fragment.tensor.fill_(-1.0)
+    writer.save(30, 3, states[0], {})
+    store.gate.set()
+    writer.close()
+    checkpoint, [live] = latest(store, KEY), blank(states)
+    assert checkpoint is not None
+    restore(store, checkpoint, live, rank=0, world_size=1)
+    assert are_equal([live], make_states(make_truth(), 1))
+
+
 def test_it_counts_when_the_last_part_is_there(reporter: RecordingReporter) -> None:
     store, states = MemoryStore(), make_states(make_truth(), 3)
     writers = make_writers(store, 3, reporter)
