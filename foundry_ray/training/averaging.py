@@ -50,12 +50,13 @@ class Averaged:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """While this lasts, the engine computes with the average; afterwards with its own weights again, to the bit. All ranks enter it."""
+        """While this lasts, the engine computes with the average; afterwards with its own weights again, to the bit. All ranks enter it.
+
+        An error ends the training and leaves the average in place: the way back is collective, and the other ranks are elsewhere.
+        """
         self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
+        yield
+        self._exchange()
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -339,3 +339,21 @@ def test_a_loss_that_is_no_number_ends_the_training_also_where_the_engine_leaves
     loop.run_epoch()
     with pytest.raises(Diverged, match="the loss at step 7 is nan"):
         loop.run_epoch()
+
+
+def test_a_rank_that_fails_while_it_judges_takes_part_in_nothing_more(job: FitJob, make_model: MakeModel) -> None:
+    """The others are still judging: a collective call of its own would meet theirs, and none would end."""
+    refreshed: list[bool] = []
+
+    class Engine(TorchEngine):
+        def evaluate(self, inputs: Tensor) -> Tensor:
+            refreshed.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        def refresh(self) -> None:
+            refreshed.append(True)
+
+    loop = Loop(job, Engine(make_model(), job.train), reporter=RecordingReporter(), clock=FakeClock())
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.run_epoch()
+    assert refreshed == []
