@@ -357,3 +357,18 @@ def test_a_rank_that_fails_while_it_judges_takes_part_in_nothing_more(job: FitJo
     with pytest.raises(torch.OutOfMemoryError):
         loop.run_epoch()
     assert refreshed == []
+
+
+@pytest.mark.parametrize(("micro", "largest"), [(1, 4), (2, 8), (None, 24)])
+def test_smaller_passes_also_judge_fewer_images_at_once(job: FitJob, make_model: MakeModel, micro: int | None, largest: int) -> None:
+    seen: list[int] = []
+
+    class Engine(TorchEngine):
+        def evaluate(self, inputs: Tensor) -> Tensor:
+            seen.append(len(inputs))
+            return super().evaluate(inputs)
+
+    job = dataclasses.replace(job, micro_batch_size=micro)
+    Loop(job, Engine(make_model(), job.train, accumulation=8 // (micro or 8)), reporter=RecordingReporter(), clock=FakeClock()).run_epoch()
+    assert max(seen) == largest
+    assert sum(seen) == 24
