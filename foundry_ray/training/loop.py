@@ -218,7 +218,7 @@ class Loop:
         losses = _Losses(self._sums, self.step, check_every=_GPU_CHECK_EVERY if engine.device.startswith("cuda") else 1)
         waited_s = 0.0
         engine.model.train()
-        self._pulse.restart(self.step)
+        self._pulse.restart(self.step, self._sums.tolist())
         for batch_B in self._batches()[first:]:
             waited_s += self._pause()
             lr = lr_at(self.step, self.num_steps, job.train, num_plateaus=num_plateaus)

@@ -41,11 +41,11 @@ class Pulse:
         self._interval = 1
         self.restart(0)
 
-    def restart(self, step: int) -> None:
-        """Begin to count at a step, where training starts or goes on after something else."""
+    def restart(self, step: int, sums: Sequence[float] = (0.0, 0.0)) -> None:
+        """Begin to count at a step, where training starts or goes on after something else; `sums` are those of the epoch so far."""
         self._last_step, self._next_step = step, step + self._interval
         self._last_s = self._clock.monotonic_s()
-        self._last_sums: tuple[float, ...] = (0.0, 0.0)
+        self._last_sums = tuple(sums)
         self._last_paused_s = 0.0
         self._meter.start()
 

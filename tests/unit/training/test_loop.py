@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -100,6 +101,22 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_identical(with_train: Callable[
     assert second.step == unbroken.step
     assert [shared(one) for one in second.curve] == [shared(one) for one in metrics]
     assert_equal(weights(unbroken), weights(second))
+
+
+def test_after_a_resume_the_told_loss_is_that_of_the_steps_since(job: FitJob, make_model: MakeModel) -> None:
+    def told(start: Loop | None, **arguments: object) -> dict[int, float]:
+        clock, reporter = FakeClock(), RecordingReporter()
+        loop = make_loop(job, slowed(make_model(), clock, seconds=2.0), clock=clock, reporter=reporter, **arguments)
+        loop = copied(start, loop) if start else loop
+        with suppress(Preempted):
+            loop.run_epoch()
+        stopped.append(loop)
+        return {step: values["loss"] for step, values in reporter.points}
+
+    stopped: list[Loop] = []
+    unbroken = told(None)
+    told(None, control=_StopsAt(3))
+    assert told(stopped[1]) == {step: pytest.approx(unbroken[step], rel=1e-12) for step in (4, 5, 6)}
 
 
 def test_a_pulse_changes_no_number(job: FitJob, make_model: MakeModel) -> None:
