@@ -23,6 +23,7 @@ from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import Fragment, Reporter
 from foundry_ray.training.activations import checkpoint_activations
 from foundry_ray.training.averaging import average_buffers
+from foundry_ray.training.convolutions import avoid_unsound_kernel
 from foundry_ray.training.deepspeed.config import Precision, check_deepspeed, deepspeed_config
 from foundry_ray.training.deepspeed.fragments import Holding, Replicated, Sharded
 from foundry_ray.training.deepspeed.loading import check_disks, prepare
@@ -69,6 +70,7 @@ class DeepSpeedEngine:
         if is_cast:
             check_castable(model)
         self.model = in_fp32(model, "cpu" if is_cast else device)  # what is cast goes to the device in half the bytes
+        avoid_unsound_kernel(self.model, device)
         _warn(config, self.model, dtype, reporter)
         self._params = [param for param in self.model.parameters() if param.requires_grad]
         module = _Module(self.model, device, dtype, is_cast=is_cast, compiled=config.compile)
