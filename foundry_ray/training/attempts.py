@@ -6,6 +6,7 @@ ends. `on_ray` does the same with groups of workers.
 
 from __future__ import annotations
 
+import gc
 import threading
 import traceback
 import uuid
@@ -101,7 +102,16 @@ def train_here(job: RankJob, limit: MemoryLimit, *, reporter: Reporter, clock: C
         if failure is None:
             return
         ledger.failed(attempt, (failure,))
+        _give_back_memory()
         called_s = clock.monotonic_s()
+
+
+def _give_back_memory() -> None:
+    """An error holds the frames that it went through, in a circle, and these hold the weights: the next attempt would need memory for both."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()  # nothing where there is no GPU
 
 
 class _Box:
@@ -176,7 +186,8 @@ def in_thread(work: Callable[[], object], *, name: str, meanwhile: Callable[[], 
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
     try:
         while not outcome.done():
             wait([outcome], timeout=_LISTEN_EVERY_S)
@@ -185,4 +196,5 @@ def in_thread(work: Callable[[], object], *, name: str, meanwhile: Callable[[], 
         if leave():
             wait([outcome], timeout=_LEAVE_S)
         raise
+    thread.join()  # it holds nothing any more
     return outcome.result()

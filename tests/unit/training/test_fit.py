@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -292,6 +294,27 @@ def test_out_of_memory_trains_the_same_batches_in_smaller_passes_and_is_noted(
     last = checkpoints.latest(memory_store, "k")
     assert last is not None
     assert last.step == 3 * STEPS
+
+
+def test_an_attempt_that_ran_out_of_memory_has_given_it_back_when_the_next_begins(
+    memory_store: MemoryStore, settings: Settings, small: TeacherConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living: weakref.WeakSet[_Small] = weakref.WeakSet()
+    at_start: list[int] = []
+
+    def made(self: _Small) -> None:
+        at_start.append(len(living))
+        init(self)
+        living.add(self)
+
+    init = _Small.__init__
+    monkeypatch.setattr(_Small, "__init__", made)
+    gc.disable()
+    try:
+        run(memory_store, settings, config=small)
+    finally:
+        gc.enable()
+    assert at_start[:3] == [0, 0, 0]
 
 
 def test_a_later_run_begins_with_the_shape_that_had_memory(memory_store: MemoryStore, settings: Settings, small: TeacherConfig) -> None:
