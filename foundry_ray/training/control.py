@@ -34,6 +34,9 @@ class Writer(Protocol):
     def wait(self) -> None:
         """Until the last is committed."""
 
+    def wait_for_part(self) -> None:
+        """Until this rank's part of it is stored; on rank 0, until it is committed."""
+
 
 class CheckpointControl:
     """Saves when it is time, and ends a group in good order.
@@ -119,8 +122,9 @@ class CheckpointControl:
             self._save(loop, ends_epoch=True)
 
     def _refused(self) -> StoreError | None:
+        """Of this rank. The others hear it at once: none of them looks for a manifest that rank 0 has given up."""
         try:
-            self._writer.wait()
+            self._writer.wait_for_part()
         except StoreError as error:
             return error
         return None

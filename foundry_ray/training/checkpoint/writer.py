@@ -133,16 +133,24 @@ class CheckpointWriter:
             StoreError: It never will be: what its upload or its commit failed with.
             StoreUnavailable: It was not within `timeout_s`.
         """
-        if not self._saves:
-            return
-        save, deadline_s = self._saves[-1], self._clock.monotonic_s() + self._timeout_s
-        has_ended = save.ended.wait(self._timeout_s)
-        if save.error is not None:
-            raise save.error
-        while not has_ended or (self._rank > 0 and self._store.stat(save.draft.folder + MANIFEST) is None):
-            if not has_ended or self._clock.monotonic_s() >= deadline_s:
-                raise self._late(save)
+        deadline_s = self._clock.monotonic_s() + self._timeout_s
+        self.wait_for_part()
+        while self._saves and self._rank > 0 and self._store.stat(self._saves[-1].draft.folder + MANIFEST) is None:
+            if self._clock.monotonic_s() >= deadline_s:
+                raise self._late(self._saves[-1])
             self._clock.sleep(_POLL_S)
+
+    def wait_for_part(self) -> None:
+        """Return when this rank has done what it can for the newest checkpoint: its part is stored and, on rank 0, it is committed.
+
+        Raises as `wait`.
+        """
+        save = self._saves[-1] if self._saves else None
+        has_ended = save is None or save.ended.wait(self._timeout_s)
+        if save is not None and save.error is not None:
+            raise save.error
+        if save is not None and not has_ended:
+            raise self._late(save)
 
     def close(self) -> None:
         """End within seconds: what is on its way counts if all parts arrive within ten of them."""

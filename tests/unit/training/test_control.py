@@ -44,6 +44,9 @@ class Writer:
         if self.error is not None:
             raise self.error
 
+    def wait_for_part(self) -> None:
+        self.wait()
+
 
 @dataclasses.dataclass
 class Rank:
@@ -189,6 +192,20 @@ def test_the_last_checkpoint_is_tried_until_the_store_takes_it(begin: Callable[.
     rank.control.finish(rank.loop, rank.loop._engine)
     assert rank.writer.saved[-3:] == [(24, 4, True)] * 3
     assert rank.writer.num_waits == 3
+
+
+def test_another_rank_waits_for_no_manifest_that_the_first_has_given_up(begin: Callable[..., Rank], monkeypatch: pytest.MonkeyPatch) -> None:
+    rank = begin(rank=1)
+    outcomes = iter([(1.0, 0.0), (0.0, 0.0), (0.0, 0.0)])  # rank 0 was refused; no weight is bad; it was taken
+
+    def never() -> None:
+        raise AssertionError("no manifest ever comes")
+
+    monkeypatch.setattr(rank.writer, "wait", never)
+    monkeypatch.setattr(rank.writer, "wait_for_part", lambda: None)
+    monkeypatch.setattr(rank.loop._engine, "reduce", lambda values, mode: next(outcomes))
+    rank.control.finish(rank.loop, rank.loop._engine)
+    assert len(rank.writer.saved) == 1
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("no answer.", uri="s3://b"), StoreDenied("no.", uri="s3://b")])

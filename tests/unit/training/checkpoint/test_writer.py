@@ -135,6 +135,18 @@ def test_it_counts_when_the_last_part_is_there(reporter: RecordingReporter) -> N
     assert _steps(store) == [10]
 
 
+def test_a_rank_has_done_its_part_before_the_checkpoint_counts(reporter: RecordingReporter) -> None:
+    store, states = MemoryStore(), make_states(make_truth(), 2)
+    writers = make_writers(store, 2, reporter, timeout_s=0.05)
+    writers[1].save(10, 1, states[1], {})
+    writers[1].wait_for_part()
+    with pytest.raises(StoreUnavailable, match="was not committed within"):
+        writers[1].wait()
+    writers[0].save(10, 1, states[0], {})
+    writers[0].wait_for_part()
+    assert _steps(store) == [10]
+
+
 def test_an_object_that_is_short_is_no_part(store: MemoryStore) -> None:
     folder = save(store, make_states(make_truth(), 2)).folder
     assert find_parts(store, folder, 2) is not None
