@@ -1,6 +1,6 @@
 """How weights are learnt: the loop, the engines under it, checkpoints, what to do when workers fail, and Ray Train around it all.
 
-`loop.py` is pure torch. `engine.py` runs it in one process, `deepspeed.py` on many ranks; `trainer.py` alone imports Ray. Importing
+`loop.py` is pure torch. `engine.py` runs it in one process, `deepspeed/` on many ranks; `group.py` alone imports Ray. Importing
 this package imports neither torch nor ray; take what you need from its modules.
 """
 

@@ -1,7 +1,7 @@
-"""Which optimizer `train.optimizer` names, in two faces that compute equal bits: a rule for one process, a torch optimizer for DeepSpeed.
+"""Which update rule `train.optimizer` names, over whole parameters or over the flat pieces of them that a rank holds.
 
 Decides: the names there are, which of them may be sharded, which weights decay and are penalised (matrices and kernels; biases and norms
-are not). Leaves the arithmetic to `rules`, `lion` and torch. Importing this module imports no torch.
+are not). Leaves the arithmetic to `rules`, and to torch through `wrapped`. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING
 from foundry_ray.config import IMPORT, TrainConfig
 from foundry_ray.errors import ConfigError, OutOfRange
 from foundry_ray.plugins import load_import
-from foundry_ray.training.slots import TORCH_SLOTS
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
     from foundry_ray.training.rules import ParamGroup, UpdateRule
-
-__all__ = ["ELEMENTWISE", "OPTIMIZERS", "TORCH_SLOTS", "check_optimizer", "elementwise_rule", "param_groups", "torch_optimizer", "update_rule"]
 
 OPTIMIZERS = ("adamw", "sgd", "lion", "adafactor")
 ELEMENTWISE = frozenset({"adamw", "sgd", "lion"})
@@ -78,7 +75,7 @@ def update_rule(model: nn.Module, train: TrainConfig) -> UpdateRule:
     from foundry_ray.training.wrapped import Wrapped
 
     params = {name: param for group in groups for name, param in group.params.items()}
-    return Wrapped(torch_optimizer(model, train), params)
+    return Wrapped(_torch_optimizer(groups, train), params)
 
 
 def elementwise_rule(groups: Sequence[ParamGroup], train: TrainConfig) -> UpdateRule:
@@ -89,41 +86,19 @@ def elementwise_rule(groups: Sequence[ParamGroup], train: TrainConfig) -> Update
         return rules.AdamW(groups, betas=train.betas)
     if train.optimizer == "sgd":
         return rules.MomentumSGD(groups, momentum=train.momentum)
-    return rules.SignMomentum(groups, betas=train.betas)
+    return rules.Lion(groups, betas=train.betas)
 
 
-def torch_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
-    """The optimizer that `train.optimizer` names, over the parameters of `model`, which are whole still; DeepSpeed may shard them afterwards.
+def _torch_optimizer(groups: tuple[ParamGroup, ...], train: TrainConfig) -> Optimizer:
+    """Adafactor, or a user's own. Before each step the gradient of the penalties is added, by the keys `l1` and `l2` of its groups."""
+    import torch
 
-    The penalties are part of it: before each step their gradient is added, group by group (the keys `l1` and `l2` of a group).
-
-    Raises:
-        OutOfRange: There is no optimizer of this name.
-        ConfigError: A user's own cannot be imported or made.
-    """
-    groups = param_groups(model, train)
-    optimizer = _made(groups, train)
+    torch_groups: list[dict[str, object]] = [{"params": list(group.params.values()), "weight_decay": group.weight_decay} for group in groups]
+    is_own = train.optimizer != "adafactor"
+    optimizer = _imported(torch_groups, groups, train) if is_own else torch.optim.Adafactor(torch_groups, lr=train.lr)
     if train.l1 or train.l2:
         _penalise(optimizer, groups)
     return optimizer
-
-
-def _made(groups: tuple[ParamGroup, ...], train: TrainConfig) -> Optimizer:
-    import torch
-
-    from foundry_ray.training.lion import Lion
-    from foundry_ray.training.rules import ADAMW_EPS
-
-    torch_groups: list[dict[str, object]] = [{"params": list(group.params.values()), "weight_decay": group.weight_decay} for group in groups]
-    if train.optimizer == "adamw":
-        return torch.optim.AdamW(torch_groups, lr=train.lr, betas=train.betas, eps=ADAMW_EPS, fused=True)
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(torch_groups, lr=train.lr, momentum=train.momentum, nesterov=train.momentum > 0, fused=True)
-    if train.optimizer == "lion":
-        return Lion(torch_groups, lr=train.lr, betas=train.betas)
-    if train.optimizer == "adafactor":
-        return torch.optim.Adafactor(torch_groups, lr=train.lr)
-    return _imported(torch_groups, groups, train)
 
 
 def _imported(torch_groups: list[dict[str, object]], groups: tuple[ParamGroup, ...], train: TrainConfig) -> Optimizer:

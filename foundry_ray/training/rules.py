@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-from foundry_ray.training.lion import lion_
 from foundry_ray.training.losses import penalize_
 
-ADAMW_EPS = 1e-8
+_EPS = 1e-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +114,7 @@ class AdamW(_ByGroup):
             beta1=self._betas[0],
             beta2=self._betas[1],
             weight_decay=weight_decay,
-            eps=ADAMW_EPS,
+            eps=_EPS,
             maximize=False,
         )
 
@@ -142,12 +141,24 @@ class MomentumSGD(_ByGroup):
         )
 
 
-class SignMomentum(_ByGroup):
-    """Lion (arXiv 2302.06675)."""
+class Lion(_ByGroup):
+    """Steps of one size in the sign of an average of the gradient, so one number per weight is kept (arXiv 2302.06675, algorithm 2).
+
+    u = sign(b1 m + (1 - b1) g), w = (1 - lr * decay) w - lr u, m = b2 m + (1 - b2) g. A third to a tenth of AdamW's learning rate is usual,
+    with three to ten times its decay; the paper's betas are 0.9 and 0.99.
+    """
 
     def __init__(self, groups: Sequence[ParamGroup], *, betas: tuple[float, float]) -> None:
         super().__init__(groups, ("momentum",))
         self._betas = betas
 
     def _update(self, params: list[Tensor], grads: list[Tensor], slots: Sequence[list[Tensor]], weight_decay: float, lr: float) -> None:
-        lion_(params, grads, slots[0], lr=lr, betas=self._betas, weight_decay=weight_decay)
+        (momenta,) = slots
+        signs = torch._foreach_mul(momenta, self._betas[0])
+        torch._foreach_add_(signs, grads, alpha=1 - self._betas[0])
+        torch._foreach_sign_(signs)
+        if weight_decay:
+            torch._foreach_mul_(params, 1 - lr * weight_decay)
+        torch._foreach_add_(params, signs, alpha=-lr)
+        torch._foreach_mul_(momenta, self._betas[1])
+        torch._foreach_add_(momenta, grads, alpha=1 - self._betas[1])

@@ -13,13 +13,22 @@ import torch
 from torch import Tensor
 
 from foundry_ray.errors import ConfigError
-from foundry_ray.training.slots import TORCH_SLOTS
 
 _STEP = "step"
+_SLOTS = {
+    "exp_avg": "mean",
+    "exp_avg_sq": "variance",
+    "momentum_buffer": "momentum",
+    "row_var": "row",
+    "col_var": "column",
+    "weights": "optimizer_weights",
+    "average": "optimizer_average",
+}
+"""Slots of a checkpoint by the names that optimizers have for them; any other name is its own slot. The last two are taken already."""
 
 
-class OptimizerState:
-    """The state of an optimizer that holds whole parameters (in process, or ZeRO 0).
+class Wrapped:
+    """An update rule that lets a torch.optim.Optimizer do the work, over whole parameters. See `UpdateRule`.
 
     Args:
         optimizer: Has taken no step yet. Its state is fp32 tensors per parameter, and a count named `step`.
@@ -37,12 +46,21 @@ class OptimizerState:
         options = _options(optimizer)
         _try_step(optimizer, list(params.values()))
         _check_state(optimizer, options)
-        optimizer.register_step_pre_hook(self._before_step)
 
     @property
     def num_steps(self) -> int:
         """Steps taken."""
         return self._num_steps
+
+    def step(self, lr: float) -> None:
+        """One step of all groups at one learning rate."""
+        if self._num_steps == 0:
+            self._optimizer.state.clear()
+            self._optimizer.state.update({self._params[name]: state for name, state in self._fresh.items()})
+        self._num_steps += 1
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
 
     def slots(self) -> Mapping[str, Mapping[str, Tensor]]:
         """Slot -> parameter name -> tensor; live until the next step."""
@@ -50,7 +68,7 @@ class OptimizerState:
         for name, param in self._params.items():
             for key, value in self._optimizer.state[param].items():
                 if key != _STEP and isinstance(value, Tensor):
-                    slots.setdefault(TORCH_SLOTS.get(key, key), {})[name] = value
+                    slots.setdefault(_SLOTS.get(key, key), {})[name] = value
         return slots
 
     def load_num_steps(self, num_steps: int) -> None:
@@ -62,39 +80,6 @@ class OptimizerState:
                 count.fill_(num_steps)
             elif count is not None:
                 state[_STEP] = type(count)(num_steps)
-
-    def _before_step(self, *_: object) -> None:
-        if self._num_steps == 0:
-            self._optimizer.state.clear()
-            self._optimizer.state.update({self._params[name]: state for name, state in self._fresh.items()})
-        self._num_steps += 1
-
-
-class Wrapped:
-    """An update rule that lets a torch.optim.Optimizer do the work. See `UpdateRule`, and `OptimizerState` for arguments and errors."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> None:
-        self._optimizer = optimizer
-        self._state = OptimizerState(optimizer, params)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps taken."""
-        return self._state.num_steps
-
-    def step(self, lr: float) -> None:
-        """One step of all groups at one learning rate."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-
-    def slots(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The state."""
-        return self._state.slots()
-
-    def load_num_steps(self, num_steps: int) -> None:
-        """Go on from so many steps."""
-        self._state.load_num_steps(num_steps)
 
 
 @torch.no_grad()
