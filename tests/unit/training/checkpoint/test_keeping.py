@@ -75,6 +75,17 @@ def test_leftovers_of_dead_attempts_go_once_they_are_overtaken(store: MemoryStor
     assert _folders(store) == {"000000020-a", ahead}
 
 
+def test_a_later_step_that_was_given_up_pushes_out_nothing_that_was_made_after_it(store: MemoryStore) -> None:
+    """Nobody could read 40, so training went on from 20, and is about to save 30."""
+    _save(store, 20, 40)
+    _save(store, 25, attempt="b")
+    on_its_way = _leave(store, 30, "b")
+    steps = chosen(committed(store, KEY), {}, keep_last=1, keep_best=0)
+    assert steps == {25}
+    keep(store, KEY, steps)
+    assert _folders(store) == {"000000025-b", on_its_way}
+
+
 def test_the_first_format_goes_when_there_is_something_newer(store: MemoryStore) -> None:
     store.put(f"checkpoints/{KEY}/000002/manifest.json", b"{}")
     keep(store, KEY, ())
