@@ -112,6 +112,13 @@ def apply_for_cublas() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def apply_for_deepspeed(device: str) -> None:
+    """Tell DeepSpeed which GPU is this process's. It takes LOCAL_RANK for its number, which counts the workers of a node: several may share one."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        os.environ["LOCAL_RANK"] = index or "0"
+
+
 def _refresh_ray(is_loopback: bool | None) -> None:
     """Ray reads these when it is imported, and offers no way to read them again. Where it is loaded already, tell it."""
     from ray._private import ray_constants

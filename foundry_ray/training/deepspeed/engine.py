@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foundry_ray.config import TeacherConfig
 from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import Fragment, Reporter
+from foundry_ray.runtime.env import apply_for_deepspeed
 from foundry_ray.training.activations import checkpoint_activations
 from foundry_ray.training.averaging import average_buffers
 from foundry_ray.training.convolutions import avoid_unsound_kernel
@@ -55,6 +56,7 @@ class DeepSpeedEngine:
 
     def __init__(self, model: nn.Module, config: TeacherConfig, shape: Shape, *, device: str, reporter: Reporter) -> None:
         check_deepspeed(config, zero_stage=shape.zero_stage)
+        apply_for_deepspeed(device)
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
         self.device = device

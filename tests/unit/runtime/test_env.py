@@ -54,3 +54,13 @@ def test_mlflow_prints_nothing_and_gives_up_soon_unless_the_user_says_otherwise(
     env.apply_for_mlflow()
     assert own["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "9"
     assert own["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
+
+
+def test_deepspeed_takes_the_gpu_that_a_worker_was_given_and_not_that_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    env.apply_for_deepspeed("cpu")
+    assert os.environ["LOCAL_RANK"] == "3"
+    env.apply_for_deepspeed("cuda:1")
+    assert os.environ["LOCAL_RANK"] == "1"
+    env.apply_for_deepspeed("cuda")
+    assert os.environ["LOCAL_RANK"] == "0"
