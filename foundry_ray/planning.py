@@ -161,14 +161,13 @@ def _training(config: TeacherConfig, dataset: DatasetRef | None, *, is_here: boo
 
 def _warnings(config: PipelineConfig, schema: Schema, settings: Settings) -> Iterator[str]:
     """What a run from here would refuse, and what it would ignore."""
-    from foundry_ray.training.checks import ignored_keys
+    from foundry_ray.training.checks import ignored
 
     try:
         check_run(config, schema, settings)
     except FoundryError as error:
         yield f"`foundry run` would refuse this: {error}"
-    for key in ignored_keys(config.teacher):
-        yield f"{key} is ignored: one worker trains with torch; `teacher.engine: deepspeed` follows it."
+    yield from ignored(config.teacher)
 
 
 def _stages(config: PipelineConfig, look: _Look, settings: Settings) -> Iterator[PlannedStage]:

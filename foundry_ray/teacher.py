@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from foundry_ray.config import PipelineConfig, TeacherConfig
 from foundry_ray.context import Context
 from foundry_ray.protocols import Reporter
-from foundry_ray.training.checks import ignored_keys, resolved_engine
+from foundry_ray.training.checks import ignored, resolved_engine
 from foundry_ray.types import DatasetRef, ModelArtifact, to_json
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def train_teacher(config: PipelineConfig, dataset: DatasetRef, stage_key: str, *
     """Train, or go on where an earlier run stopped, and track what happens. Raises as `trainer.fit`."""
     from foundry_ray.training.trackers import Tracked, open_trackers
 
-    for key in ignored_keys(config.teacher):
-        context.reporter.warn(f"{key} is ignored: one worker trains with torch; `teacher.engine: deepspeed` follows it.")
+    for sentence in ignored(config.teacher):
+        context.reporter.warn(sentence)
     document = config.teacher.model_dump(mode="json")
     params = {"teacher": to_json(document), "task": config.task, "seed": config.seed}
     told, clock = context.reporter, context.clock

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from foundry_ray.config import DeepSpeedConfig, TeacherConfig
+from foundry_ray.config import DeepSpeedConfig, LossScaleConfig, TeacherConfig, TrainConfig
 from foundry_ray.errors import ConfigError, DataError, OutOfRange, ResourcesUnavailable
 from foundry_ray.training.deepspeed.config import check_deepspeed
 from foundry_ray.training.mixing import check_mixing
@@ -25,6 +25,13 @@ _WITH_BATCH_NORM = ("cnn", "resnet")
 _COMPILERS = ("g++", "clang++", "c++")
 _BF16_FLAGS = {"amx_tile", "avx512_bf16"}
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+_READERS = {
+    "momentum": ("optimizer", ("sgd",)),
+    "betas": ("optimizer", ("adamw", "lion")),
+    "plateau_patience": ("schedule", ("plateau",)),
+    "plateau_factor": ("schedule", ("plateau",)),
+}
+"""Keys of `teacher.train` that not every choice of another key reads: that key, and the choices that do."""
 
 
 def resolved_engine(config: TeacherConfig) -> Literal["torch", "deepspeed"]:
@@ -46,13 +53,30 @@ def deepspeed_only(config: TeacherConfig) -> tuple[str, ...]:
     return tuple(f"teacher.deepspeed.{key}" for key, is_set in keys.items() if is_set)
 
 
-def ignored_keys(config: TeacherConfig) -> tuple[str, ...]:
-    """The keys of `teacher.deepspeed` that are set and change nothing, because torch trains; it scales the loss of fp16 as they say."""
-    if resolved_engine(config) == "deepspeed":
-        return ()
-    defaults, is_scaled = DeepSpeedConfig(), config.train.precision == "fp16"
+def ignored(config: TeacherConfig) -> tuple[str, ...]:
+    """What is set and changes nothing, a sentence for each key."""
+    return (*_unread(config.train), *_unscaled(config), *_left_to_deepspeed(config))
+
+
+def _unread(train: TrainConfig) -> Iterator[str]:
+    defaults = TrainConfig()
+    for key, (choice, readers) in _READERS.items():
+        chosen = getattr(train, choice)
+        if chosen not in readers and getattr(train, key) != getattr(defaults, key):
+            yield f"teacher.train.{key} is ignored: `teacher.train.{choice}` is {chosen}, and this is for {' and '.join(readers)}."
+
+
+def _unscaled(config: TeacherConfig) -> Iterator[str]:
+    if config.train.precision != "fp16" and config.deepspeed.loss_scale != LossScaleConfig():
+        yield f"teacher.deepspeed.loss_scale is ignored: `teacher.train.precision` is {config.train.precision}, and only fp16 is scaled."
+
+
+def _left_to_deepspeed(config: TeacherConfig) -> Iterator[str]:
+    """Torch scales the loss of fp16 as the keys say; the others are not its own."""
+    defaults = DeepSpeedConfig(loss_scale=config.deepspeed.loss_scale)
     changed = [key for key, value in config.deepspeed if value != getattr(defaults, key)]
-    return tuple(f"teacher.deepspeed.{key}" for key in changed if key != "loss_scale" or not is_scaled)
+    for key in changed if resolved_engine(config) == "torch" else ():
+        yield f"teacher.deepspeed.{key} is ignored: one worker trains with torch; `teacher.engine: deepspeed` follows it."
 
 
 def described_precision(config: TeacherConfig, *, is_here: bool) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from foundry_ray.config import TeacherConfig, TrainConfig
 from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable
-from foundry_ray.training.checks import check_inputs, check_machine, check_rows, check_training, described_precision, ignored_keys, resolved_engine
+from foundry_ray.training.checks import check_inputs, check_machine, check_rows, check_training, described_precision, ignored, resolved_engine
 from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing, SplitInfo, TokenSchema
 
 
@@ -142,11 +142,32 @@ def test_checking_imports_nothing_heavy() -> None:
 
 
 def test_a_sharding_that_one_torch_worker_ignores_is_named() -> None:
-    assert ignored_keys(_teacher(workers=1, deepspeed={"zero_stage": 2})) == ("teacher.deepspeed.zero_stage",)
-    scaled = {"loss_scale": {"initial_power": 8}}
-    assert ignored_keys(_teacher(workers=1, deepspeed=scaled)) == ("teacher.deepspeed.loss_scale",)
-    assert ignored_keys(_teacher(workers=1, deepspeed=scaled, train={"precision": "fp16"})) == ()
-    assert ignored_keys(_teacher(workers=2, deepspeed={"zero_stage": 2})) == ()
+    reason = "one worker trains with torch; `teacher.engine: deepspeed` follows it."
+    assert ignored(_teacher(workers=1, deepspeed={"zero_stage": 2})) == (f"teacher.deepspeed.zero_stage is ignored: {reason}",)
+    assert ignored(_teacher(workers=2, deepspeed={"zero_stage": 2})) == ()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_loss_scale_beside_another_precision_than_fp16_is_named(workers: int) -> None:
+    scaled = {"workers": workers, "deepspeed": {"loss_scale": {"initial_power": 8}}}
+    reason = "`teacher.train.precision` is auto, and only fp16 is scaled."
+    assert ignored(_teacher(**scaled)) == (f"teacher.deepspeed.loss_scale is ignored: {reason}",)
+    assert ignored(_teacher(**scaled, train={"precision": "fp16"})) == ()
+
+
+@pytest.mark.parametrize(
+    ("train", "readers"),
+    [
+        ({"momentum": 0.5}, {"optimizer": "sgd"}),
+        ({"optimizer": "sgd", "betas": [0.9, 0.99]}, {"optimizer": "lion"}),
+        ({"plateau_patience": 2}, {"schedule": "plateau"}),
+        ({"plateau_factor": 0.5}, {"schedule": "plateau"}),
+    ],
+)
+def test_a_key_that_another_choice_does_not_read_is_named(train: dict[str, object], readers: dict[str, object]) -> None:
+    (sentence,) = ignored(_teacher(train=train))
+    assert sentence.startswith(f"teacher.train.{list(train)[-1]} is ignored: `teacher.train.{next(iter(readers))}` is ")
+    assert ignored(_teacher(train={**train, **readers})) == ()
 
 
 def test_what_auto_precision_means_on_this_cpu_is_what_torch_says() -> None:
