@@ -88,11 +88,12 @@ class Session:
         leaving = self.draining()
         return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
 
-    def free(self) -> dict[str, float]:
-        """What nobody uses now, on all nodes together."""
-        import ray
+    def free(self) -> dict[str, Mapping[str, float]]:
+        """What nobody uses now on each living node, by its id; not those that are to be taken away."""
+        from ray._private.state import state  # the public call adds the nodes up
 
-        return dict(ray.available_resources())
+        leaving = self.draining()
+        return {node: resources for node, resources in state.available_resources_per_node().items() if node not in leaving}
 
     def draining(self) -> frozenset[str]:
         """Ids of the nodes that are to be taken away: a cloud's notice, an autoscaler, `ray drain-node`, SIGTERM to a node."""

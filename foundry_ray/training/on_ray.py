@@ -43,8 +43,8 @@ class RaySession(Protocol):
     def nodes(self) -> Mapping[str, Mapping[str, float]]:
         """What each living node offers, by its id; not those that are to be taken away."""
 
-    def free(self) -> Mapping[str, float]:
-        """What nobody uses now, on all nodes together."""
+    def free(self) -> Mapping[str, Mapping[str, float]]:
+        """What nobody uses now on each living node, by its id; not those that are to be taken away."""
 
     def draining(self) -> frozenset[str]:
         """Ids of the nodes that are to be taken away."""
@@ -117,7 +117,7 @@ class OnRay:
         return usable_workers(config, num_fit) or config.min_workers or config.workers
 
     def _num_free(self) -> int:
-        return elastic.num_fitting([self._session.free()], self._request)
+        return elastic.num_fitting(self._session.free().values(), self._request)
 
     def _still_waiting(self, waited_s: float, attempt: Attempt) -> None:
         config, num_fit = self._job.config, self._num_free()
@@ -202,7 +202,7 @@ class _Watch:
             config,
             num_workers=num_workers,
             num_fit=elastic.num_fitting(self._session.nodes().values(), self._request),
-            num_free=elastic.num_fitting([self._session.free()], self._request),
+            num_free=elastic.num_fitting(self._session.free().values(), self._request),
             running_s=now_s - self._running_since_s,
         )
         return Ask.NOTHING if more is None else Ask.RESIZE

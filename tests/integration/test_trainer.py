@@ -121,3 +121,10 @@ def test_more_workers_than_cpus_are_refused_before_anything_starts(
     with pytest.raises(ResourcesUnavailable, match=r"teacher\.workers needs 64 CPU, but the cluster has 2 CPU"):
         run(folder_store, settings, reporter, workers=64, train=CONFIG.train.model_copy(update={"batch_size": 64}))
     assert checkpoints.latest(folder_store, "k") is None
+
+
+def test_what_is_free_is_told_node_by_node(reporter: RecordingReporter) -> None:
+    session = Session(reporter=reporter, is_owner=False, started_head=False)
+    ((node, free),) = session.free().items()
+    assert list(session.nodes()) == [node]
+    assert 0 <= free.get("CPU", 0.0) <= session.nodes()[node]["CPU"] == 2
