@@ -209,8 +209,9 @@ class _Watch:
 
 
 def wants_gpu(config: TeacherConfig, session: RaySession, reporter: Reporter) -> bool:
-    """Whether workers get GPUs; a fallback is told."""
-    num_gpus, wanted = session.resources().get("GPU", 0.0), config.workers * config.gpus_per_worker
+    """Whether workers get GPUs: where there are enough for the least that may train. A fallback is told."""
+    least = config.min_workers or config.workers
+    num_gpus, wanted = session.resources().get("GPU", 0.0), least * config.gpus_per_worker
     if config.use_gpu == "auto" and 0 < num_gpus < wanted:
-        reporter.warn(f"teacher.use_gpu is auto: {num_gpus:g} GPUs are too few for {config.workers} workers, so they train on CPUs.")
+        reporter.warn(f"teacher.use_gpu is auto: {num_gpus:g} GPUs are too few for {least} workers, so they train on CPUs.")
     return config.use_gpu is True or (config.use_gpu == "auto" and num_gpus >= wanted)
