@@ -28,8 +28,8 @@ from foundry_ray.training.shape import Shape, halved
 
 _LOST_PEER = re.compile(r"connection (closed|reset) by peer|connection refused|broken pipe|DistBackendError|NCCL.*(remote|abort)", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(
-    r"OutOfMemoryError|(CUDA|HIP) out of memory|DefaultCPUAllocator: (can't|not enough)|\bMemoryError\b|std::bad_alloc|_ALLOC_FAILED"
-    r"|running low on memory"
+    r"OutOfMemoryError|(CUDA|HIP) (error: )?out of memory|failure \d+ 'out of memory'|DefaultCPUAllocator: (can't|not enough)"
+    r"|\bMemoryError\b|std::bad_alloc|_ALLOC_FAILED|running low on memory"
 )
 _LOST_NODE = re.compile(r"node (has died|was preempted|is dead|was terminated|it was running on)|NodeDiedError|PreemptionError")
 _SURROUNDINGS = re.compile(
@@ -82,13 +82,13 @@ class RankFailure:
 
     @property
     def is_witness(self) -> bool:
-        """It noticed that another rank was gone."""
-        return self.kind is FailureKind.CRASHED and _LOST_PEER.search(self.text) is not None
+        """It noticed that another rank was gone. NCCL's own lack of memory comes as an error of the same type, and is none of a peer."""
+        return self.kind is FailureKind.CRASHED and _LOST_PEER.search(self.text) is not None and not self.is_out_of_memory
 
     @property
     def is_out_of_memory(self) -> bool:
         """Its device, its process or its node had no memory left. The kernel's own killer leaves no such words: that is a death."""
-        return self.error is None and not self.is_witness and _OUT_OF_MEMORY.search(self.text) is not None
+        return self.error is None and _OUT_OF_MEMORY.search(self.text) is not None
 
     @property
     def is_preempted(self) -> bool:

@@ -107,6 +107,8 @@ def test_lost_peers_are_recognised(text: str) -> None:
         crashed(1, FULL, step=7),
         crashed(1, f"{HEAD}\nRuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
         crashed(1, f"{HEAD}\nMemoryError: Unable to allocate 2 GiB"),
+        crashed(1, f"{HEAD}\ntorch.AcceleratorError: CUDA error: out of memory", step=7),
+        crashed(1, f"{HEAD}\ntorch.distributed.DistBackendError: NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
         died(1, "OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory."),
     ],
 )
