@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from foundry_ray.observability import MEMORY_BYTES, MFU, SAMPLES_PER_S, TOKENS_PER_S
+from foundry_ray.observability import MFU, SAMPLES_PER_S, TOKENS_PER_S
 from foundry_ray.protocols import Clock
 from foundry_ray.training.flops import NumberFormat, number_format, peak_flops, training_flops
 
@@ -67,7 +67,7 @@ class Meter:
         """
         elapsed_s = max(self._clock.monotonic_s() - self._since_s - paused_s, _LEAST_S)
         rate = num_samples / elapsed_s
-        values = {SAMPLES_PER_S: rate, MEMORY_BYTES: _memory_bytes(self._device)}
+        values = {SAMPLES_PER_S: rate, "memory_bytes": _memory_bytes(self._device)}
         if self._tokens is not None:
             values[TOKENS_PER_S] = rate * self._tokens
         if self._mfu_s is not None:
