@@ -41,7 +41,8 @@ class Averaged:
     def update(self, step: int) -> None:
         """Take one step's weights in; `step` counts from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._mine, self._live, 1 - decay)
+        if self._mine:
+            torch._foreach_lerp_(self._mine, self._live, 1 - decay)
         for name, buffer in self._engine.model.named_buffers():
             if buffer.is_floating_point():
                 self.buffers[name].lerp_(buffer, 1 - decay)

@@ -293,7 +293,7 @@ class Loop:
 
     def _check_weights(self, weights: Sequence[Tensor]) -> None:
         """A gradient that is no number spoils the weights a step before the loss shows it: such weights must not become a checkpoint."""
-        is_bad = not all(bool(norm.isfinite()) for norm in torch._foreach_norm(list(weights)))
+        is_bad = bool(weights) and not all(bool(norm.isfinite()) for norm in torch._foreach_norm(list(weights)))
         if self._engine.reduce([float(is_bad)], mode="max")[0]:
             raise _diverged("weights before", self.step, math.nan)
 

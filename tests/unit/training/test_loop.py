@@ -389,3 +389,15 @@ def test_smaller_passes_also_judge_fewer_images_at_once(job: FitJob, make_model:
     Loop(job, Engine(make_model(), job.train, accumulation=8 // (micro or 8)), reporter=RecordingReporter(), clock=FakeClock()).run_epoch()
     assert max(seen) == largest
     assert sum(seen) == 24
+
+
+def test_a_rank_that_holds_no_weights_trains_and_saves_with_the_others(job: FitJob, make_model: MakeModel) -> None:
+    """More ranks than a small model can be cut for: some hold nothing but padding."""
+
+    class Engine(TorchEngine):
+        def fragments(self) -> tuple[()]:
+            return ()
+
+    loop = Loop(job, Engine(make_model(), job.train), reporter=RecordingReporter(), clock=FakeClock())
+    loop.run_epoch()
+    assert loop.state().fragments == ()
