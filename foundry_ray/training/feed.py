@@ -93,14 +93,14 @@ class Feed:
 
     def batch(self, rows_B: np.ndarray, epoch: int, *, partners_B: np.ndarray | None = None, mix: MixPlan | None = None) -> Batch:
         """Rows of an epoch, augmented, and mixed with their partners where there is a plan."""
-        local_B = torch.from_numpy(rows_B).to(self._device)
+        local_B = self._there(torch.from_numpy(rows_B))
         view = self._distil.view_of(epoch) if self._distil else epoch
         inputs = self._inputs(rows_B, view)
         targets_BC = self._logits_VNC[view, local_B].float() if self._logits_VNC is not None else None
         if mix is None or partners_B is None:
             return Batch(inputs=inputs, labels_B=self._labels_N[local_B], targets_BC=targets_BC)
         mixed = apply(mix, inputs, self._inputs(partners_B, view))
-        partner_labels_B = self._labels_N[torch.from_numpy(partners_B).to(self._device)]
+        partner_labels_B = self._labels_N[self._there(torch.from_numpy(partners_B))]
         return Batch(inputs=mixed, labels_B=self._labels_N[local_B], targets_BC=targets_BC, partner_labels_B=partner_labels_B, mix=mix)
 
     def _inputs(self, rows_B: np.ndarray, view: int) -> Tensor:
@@ -108,12 +108,16 @@ class Feed:
         inputs = self._stored(index_B)
         if not self._has_images:
             return inputs
-        return augment(inputs.float(), index_B.to(self._device), ops=self._ops, seed=self._seed, view=view)
+        return augment(inputs.float(), self._there(index_B), ops=self._ops, seed=self._seed, view=view)
+
+    def _there(self, values: Tensor) -> Tensor:
+        """On the device. A GPU takes them when it gets there: a plain copy would wait until it has nothing left to do."""
+        return values.pin_memory().to(self._device, non_blocking=True) if self._device.startswith("cuda") else values
 
     def _stored(self, index_B: Tensor) -> Tensor:
         if self._inputs_N.device.type == self._device.partition(":")[0]:
-            return self._inputs_N[index_B.to(self._device)]
-        return self._inputs_N[index_B].pin_memory().to(self._device, non_blocking=True)
+            return self._inputs_N[self._there(index_B)]
+        return self._there(self._inputs_N[index_B])
 
 
 def _near(inputs_N: Tensor, device: str) -> Tensor:

@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 import torch
 
+from foundry_ray import tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import ModelConfig, Settings, TeacherConfig, TrainConfig
 from foundry_ray.runtime.session import Session
 from foundry_ray.testing.datasets import publish_bands
 from foundry_ray.testing.reporters import RecordingReporter
+from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.flops import peak_flops
+from foundry_ray.training.loop import FitJob, Loop, TensorSplit
 from foundry_ray.training.trainer import fit
 from foundry_ray.types import ModelArtifact
 
@@ -200,6 +203,22 @@ def _fit(tmp_path: Path, settings: Settings, reporter: RecordingReporter, **fiel
         cost=lambda model: (sum(param.numel() for param in model.parameters()), 0),
         clock=SystemClock(),
     )
+
+
+def test_a_step_does_not_wait_for_the_gpu(settings: Settings, reporter: RecordingReporter) -> None:
+    """It would stand idle while Python prepares the next one."""
+    split = TensorSplit(inputs_N=torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), labels_N=torch.arange(64) % 3)
+    train = TrainConfig(epochs=1, batch_size=8, precision="fp32", ema_decay=0.9, mixup_alpha=0.3)
+    job = FitJob(train=train, task=tasks.get("image_classification"), split_train=split, split_val=split, augment=("shift", "flip"))
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+    loop = Loop(job, TorchEngine(model, train, device="cuda:0"), reporter=reporter, clock=SystemClock())
+    first, second, *_ = loop._batches()
+    loop._step(first, 1e-3)  # libraries are loaded in the first
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop._step(second, 1e-3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_one_worker_trains_on_the_gpu_in_this_process(tmp_path: Path, settings: Settings, reporter: RecordingReporter) -> None:
