@@ -217,9 +217,13 @@ def _elsewhere(facts: FailureFacts, taken: RankFailure) -> Decision:
     if facts.spent.num_preemptions >= limit:
         return _stop(facts, taken, f"lost its node, and all {limit} preemptions of `teacher.max_preemptions` are used up")
     spent = replace(facts.spent, num_preemptions=facts.spent.num_preemptions + 1)
-    announced = "was announced to go" if facts.asked == "preempted" else "is gone"
-    reason = f"a node {announced} (rank {taken.rank}: {last_line(taken.text)})"
+    is_announced = facts.asked == "preempted"
+    reason = "a node of the group is to be taken away" if is_announced else f"{_who(taken)}: {last_line(taken.text)}"
     return Decision(reason=reason, shape=facts.shape, spent=spent, counted=f"{spent.num_preemptions} of {limit}")
+
+
+def _who(taken: RankFailure) -> str:
+    return f"rank {taken.rank} lost its node" if taken.rank >= 0 else "a node is lost"
 
 
 def _again(facts: FailureFacts, culprit: RankFailure) -> Decision:

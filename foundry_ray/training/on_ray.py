@@ -1,12 +1,13 @@
 """Attempts of groups of Ray Train workers: how large each is, what stops it, and when the next one starts.
 
 Looks at the cluster while a group runs: a node of the group that is to go, or room for more workers, and it is asked to save and stop. Where
-too few workers fit, Ray waits for them, within a bound, and an autoscaler sees what is wanted. Nothing here imports Ray: `group` does.
+too few workers fit, Ray waits for them, within a bound, and an autoscaler sees what is wanted. Nothing here imports Ray: `group` does, and what it
+does is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -22,10 +23,15 @@ from foundry_ray.training.failures import FailureKind, RankFailure
 from foundry_ray.training.preemption import Ask, ask, ask_key, forget, is_announced
 from foundry_ray.training.progress import Listener
 from foundry_ray.training.rank import Attempt, RankJob
-from foundry_ray.training.scratch import scratch_for
+from foundry_ray.training.scratch import Scratch, scratch_for
 from foundry_ray.training.shape import usable_workers
 
+RunGroup = Callable[[RankJob, Attempt, Scratch], tuple[RankFailure, ...]]
+"""Runs one group to its end and says how its ranks failed: `group.run_group`."""
+
 _LOOK_EVERY_S = 3.0
+_NODE_DEATH_S = 30.0
+"""Ray takes a node for dead after five unanswered looks, 3 s apart."""
 
 
 class RaySession(Protocol):
@@ -61,19 +67,30 @@ class OnRay:
         reporter: Told what was restarted, and why.
         clock: Time.
         limit: What earlier runs have learnt about memory.
+        run_group: Runs a group.
 
     Raises:
         ResourcesUnavailable: The least workers that may train can never be placed.
     """
 
     def __init__(
-        self, job: RankJob, session: RaySession, listener: Listener, *, settings: Settings, reporter: Reporter, clock: Clock, limit: MemoryLimit
+        self,
+        job: RankJob,
+        session: RaySession,
+        listener: Listener,
+        *,
+        settings: Settings,
+        reporter: Reporter,
+        clock: Clock,
+        limit: MemoryLimit,
+        run_group: RunGroup,
     ) -> None:
         self._job = job
         self._session = session
         self._listener = listener
         self._reporter = reporter
         self._clock = clock
+        self._run_group = run_group
         self._ledger = Ledger(job=job, reporter=reporter, limit=limit)
         self._use_gpu = wants_gpu(job.config, session, reporter)
         self._request = elastic.request_of(job.config, use_gpu=self._use_gpu)
@@ -97,7 +114,7 @@ class OnRay:
         while True:
             attempt = self._ledger.attempt(self._num_workers(is_crowded=waiting_since_s is not None), use_gpu=self._use_gpu)
             started_s = clock.monotonic_s()
-            failed, asked = self._run(replace(attempt, phases={"driver": started_s - called_s}, called_at_s=clock.now_s()))
+            failed, asked, nodes = self._run(replace(attempt, phases={"driver": started_s - called_s}, called_at_s=clock.now_s()))
             if not failed:
                 return
             called_s = clock.monotonic_s()
@@ -106,7 +123,7 @@ class OnRay:
                 self._still_waiting(called_s - waiting_since_s, attempt)
             else:
                 waiting_since_s = None
-                self._ledger.failed(attempt, failed, asked)
+                self._ledger.failed(attempt, self._explained(failed, nodes), asked)
 
     def _num_workers(self, *, is_crowded: bool) -> int:
         """As many as fit; where none do, the least that may train."""
@@ -128,16 +145,24 @@ class OnRay:
             f"Training waits for {config.start_timeout_s:.0f} s at most (`teacher.start_timeout_s`)."
         )
 
-    def _run(self, attempt: Attempt) -> tuple[tuple[RankFailure, ...], Ask]:
-        """One group, from its start to its end: how it failed, and what was asked of it."""
-        from foundry_ray.training.group import run_group
+    def _explained(self, failed: tuple[RankFailure, ...], nodes: frozenset[str]) -> tuple[RankFailure, ...]:
+        """Where all that is known is that a peer is gone, and the group was on several nodes: wait until Ray has noticed whether one of them is."""
+        deadline_s = self._clock.monotonic_s() + _NODE_DEATH_S
+        if len(nodes) > 1 and all(one.is_witness for one in failed):
+            while self._clock.monotonic_s() < deadline_s:
+                if gone := nodes - self._session.nodes().keys():
+                    return (*failed, RankFailure(rank=-1, kind=FailureKind.LOST_NODE, text=f"{min(gone)[:12]} answers no more"))
+                self._clock.sleep(1.0)
+        return failed
 
+    def _run(self, attempt: Attempt) -> tuple[tuple[RankFailure, ...], Ask, frozenset[str]]:
+        """One group, from its start to its end: how it failed, what was asked of it, and where it was."""
         job, listener = self._job, self._listener
         watch = _Watch(attempt, job, self._session, listener, request=self._request, clock=self._clock)
         failed: list[tuple[RankFailure, ...]] = []
 
         def work() -> None:
-            failed.append(run_group(job, attempt, self._scratch))
+            failed.append(self._run_group(job, attempt, self._scratch))
 
         def leave() -> bool:
             watch.ask(Ask.LEAVE)
@@ -145,11 +170,11 @@ class OnRay:
 
         try:
             in_thread(work, name=f"train-{attempt.name}", meanwhile=watch.look, leave=leave)
-            listener.listen(attempt.name)
+            watch.hear()
         finally:
             if failed:
                 forget(job.store, watch.key)
-        return failed[0], watch.asked
+        return failed[0], watch.asked, watch.nodes
 
 
 class _Watch:
@@ -157,6 +182,7 @@ class _Watch:
 
     Attributes:
         asked: What was asked of it.
+        nodes: Where its ranks run, as far as they have said.
         key: Where that lies.
     """
 
@@ -164,6 +190,7 @@ class _Watch:
         self, attempt: Attempt, job: RankJob, session: RaySession, listener: Listener, *, request: Mapping[str, float], clock: Clock
     ) -> None:
         self.asked = Ask.NOTHING
+        self.nodes: frozenset[str] = frozenset()
         self.key = ask_key(progress_key(job.stage_key), attempt.name)
         self._attempt = attempt
         self._job = job
@@ -180,9 +207,14 @@ class _Watch:
             ask(self._job.store, self.key, what)
             self.asked = what
 
-    def look(self) -> None:
-        """Pass on what the workers say, and stop them where nodes come or go."""
+    def hear(self) -> None:
+        """Pass on what the workers say."""
         self._listener.listen(self._attempt.name)
+        self.nodes |= frozenset(self._listener.nodes)
+
+    def look(self) -> None:
+        """Hear the workers, and stop them where nodes come or go."""
+        self.hear()
         now_s = self._clock.monotonic_s()
         if self._listener.has_started and self._running_since_s is None:
             self._running_since_s = now_s
@@ -193,7 +225,7 @@ class _Watch:
                 self.ask(wanted)
 
     def _wanted(self, now_s: float) -> Ask:
-        if is_announced(self._session.draining(), self._listener.nodes):
+        if is_announced(self._session.draining(), self.nodes):
             return Ask.PREEMPTED
         config, num_workers = self._job.config, self._attempt.shape.num_workers
         if self._running_since_s is None or num_workers >= config.workers:

@@ -95,6 +95,8 @@ def _is_done(job: RankJob, last: Checkpoint | None) -> bool:
 def _train(
     job: RankJob, last: Checkpoint | None, session: RaySession | None, *, settings: Settings, reporter: Reporter, clock: Clock, called_s: float
 ) -> None:
+    from foundry_ray.training.group import run_group
+
     limit = memory_of(last)
     if resolved_engine(job.config) == "torch":
         check_rows(job.config, job.dataset)
@@ -106,7 +108,7 @@ def _train(
         )
         raise ConfigError(message, hint="connect to a cluster, or set `teacher.workers: 1` and `teacher.engine: torch`.")
     listener = Listener(job.store, checkpoints.progress_key(job.stage_key), reporter, num_known=len(curve_of(last)))
-    groups = OnRay(job, session, listener, settings=settings, reporter=reporter, clock=clock, limit=limit)
+    groups = OnRay(job, session, listener, settings=settings, reporter=reporter, clock=clock, limit=limit, run_group=run_group)
     check_rows(job.config, job.dataset)  # after: workers that cannot be need no rows
     groups.train(called_s=called_s)
     listener.tell(curve_of(checkpoints.latest(job.store, job.stage_key)))
