@@ -96,7 +96,7 @@ class Task(Protocol):
     """What is learnt: the loss, the metrics and the form of a prediction.
 
     N all samples, B a batch; what follows is the task's own: logits (N, C) and labels (N,) for one class per image, logits (N, T, V) and labels
-    (N, T) for a token at each place.
+    (N, T) for a token at each place. Of the primary metric, larger is better.
     """
 
     name: str

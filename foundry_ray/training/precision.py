@@ -9,29 +9,26 @@ the smallest student. channels_last pays in both formats (1.2x; 1.4x for the sma
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from foundry_ray.config.training import Precision
 from foundry_ray.errors import ResourcesUnavailable
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_device(*, use_gpu: bool, local_rank: int = 0) -> str:
-    """The device of a process: `cpu`, or `cuda:<local rank>`. Raises ResourcesUnavailable where a GPU is wanted and none is seen."""
+def resolve_device(*, use_gpu: bool) -> str:
+    """The device of a process that trains alone: `cpu`, or the first GPU. Raises ResourcesUnavailable where a GPU is wanted and none is seen."""
     if not use_gpu:
         return "cpu"
-    num_gpus = torch.cuda.device_count()
-    if num_gpus == 0:
+    if torch.cuda.device_count() == 0:
         message = "this process sees no GPU, wanted one."
         raise ResourcesUnavailable(
             message, hint="set `teacher.use_gpu: false`, or run where there are GPUs.", requested={"GPU": 1.0}, available={"GPU": 0.0}
         )
-    return f"cuda:{local_rank % num_gpus}"
+    return "cuda:0"
 
 
 def resolve_precision(precision: Precision, device: str) -> torch.dtype:

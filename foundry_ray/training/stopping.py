@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from foundry_ray.config import TrainConfig
 
 Curve = Sequence[Mapping[str, float]]
 """The metrics of each finished epoch, in order."""
 
-Mode = Literal["max", "min"]
 
-
-def num_plateaus(curve: Curve, metric: str, train: TrainConfig, *, mode: Mode = "max") -> int:
+def num_plateaus(curve: Curve, metric: str, train: TrainConfig) -> int:
     """How often `plateau_patience` epochs in a row brought no better metric. Each plateau starts the count of epochs anew.
 
     Args:
         curve: The finished epochs.
-        metric: Its name in them; equal is not better, and neither is not-a-number.
+        metric: Its name in them; larger is better, equal is not, and neither is not-a-number.
         train: Holds the patience.
-        mode: Whether larger or smaller is better.
     """
     plateaus = waited = 0
-    for is_better in _progress(curve, metric, mode):
+    for is_better in _progress(curve, metric):
         waited = 0 if is_better else waited + 1
         if waited == train.plateau_patience:
             plateaus, waited = plateaus + 1, 0
     return plateaus
 
 
-def is_over(curve: Curve, metric: str, train: TrainConfig, *, mode: Mode = "max") -> bool:
+def is_over(curve: Curve, metric: str, train: TrainConfig) -> bool:
     """Whether the last `early_stopping_epochs` epochs brought no better metric; never where that is 0. Arguments as of `num_plateaus`."""
     patience = train.early_stopping_epochs
-    return patience > 0 and len(curve) > patience and not any(_progress(curve, metric, mode)[-patience:])
+    return patience > 0 and len(curve) > patience and not any(_progress(curve, metric)[-patience:])
 
 
-def _progress(curve: Curve, metric: str, mode: Mode) -> list[bool]:
+def _progress(curve: Curve, metric: str) -> list[bool]:
     """Per epoch, whether it is better than all before it; the first is."""
-    sign = 1.0 if mode == "max" else -1.0
     best = float("-inf")
     progress = []
     for index, epoch in enumerate(curve):
-        value = sign * epoch[metric]
+        value = epoch[metric]
         progress.append(index == 0 or value > best)
         best = max(best, value) if value == value else best
     return progress

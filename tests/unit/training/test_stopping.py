@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from foundry_ray.config import TrainConfig
-from foundry_ray.training.stopping import Mode, is_over, num_plateaus
+from foundry_ray.training.stopping import is_over, num_plateaus
 
 TRAIN = TrainConfig(plateau_patience=2, early_stopping_epochs=3)
 
@@ -42,10 +42,3 @@ def test_training_is_over_after_its_epochs_without_a_better_metric(values: Seque
 
 def test_early_stopping_is_off_at_0() -> None:
     assert not is_over(curve([0.5] * 100), "accuracy", TrainConfig())
-
-
-@pytest.mark.parametrize(("mode", "expected"), [("max", 2), ("min", 0)])
-def test_a_metric_may_be_better_when_smaller(mode: Mode, expected: int) -> None:
-    falling = curve([0.5, 0.4, 0.3, 0.2, 0.1])
-    assert num_plateaus(falling, "accuracy", TRAIN, mode=mode) == expected
-    assert is_over(falling, "accuracy", TRAIN, mode=mode) is (mode == "max")
