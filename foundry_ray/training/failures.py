@@ -155,10 +155,6 @@ class Decision:
     error: FoundryError | None = None
     counted: str = ""
 
-    @property
-    def is_restart(self) -> bool:
-        return self.error is None
-
 
 def decide(facts: FailureFacts) -> Decision:
     """Another attempt, and with which shape; or the end."""

@@ -43,7 +43,7 @@ def after(*failures: RankFailure, spent: Spent | None = None, shape: Shape = SHA
 
 def test_a_death_within_the_budget_restarts_with_the_same_shape() -> None:
     decision = after(died(1), spent=Spent(num_failures=2))
-    assert decision.is_restart
+    assert decision.error is None
     assert (decision.reason, decision.counted) == ("rank 1 died: ActorDiedError: killed by SIGKILL", "3 of 3")
     assert decision.shape == SHAPE
 
@@ -78,22 +78,22 @@ def test_an_unknown_error_before_the_first_step_is_a_bug() -> None:
 
 def test_an_unknown_error_after_good_steps_gets_another_attempt_until_it_comes_at_the_same_step() -> None:
     first = after(crashed(0, ODD, step=90, first_step=40))
-    assert first.is_restart
+    assert first.error is None
     later = after(crashed(0, ODD, step=150, first_step=40), spent=first.spent)
-    assert later.is_restart
+    assert later.error is None
     again = after(crashed(0, ODD.replace("0x7f00", "0xbeef"), step=150, first_step=140), spent=later.spent)
     assert "failed twice with the same error at the same step" in str(again.error)
 
 
 @pytest.mark.parametrize("line", ["ConnectionResetError: peer", "OSError: [Errno 5] Input/output error", "RuntimeError: CUDA error: ECC"])
 def test_errors_of_the_surroundings_are_tried_again_even_before_the_first_step(line: str) -> None:
-    assert after(crashed(0, f"{HEAD}\n{line}")).is_restart
+    assert after(crashed(0, f"{HEAD}\n{line}")).error is None
 
 
 def test_a_rank_that_lost_its_peer_is_not_the_culprit() -> None:
     assert after(crashed(0, LOST), died(1)).reason.startswith("rank 1 died")
     assert after(crashed(0, LOST), crashed(1)).reason.startswith("rank 1 failed with an error")
-    assert after(crashed(0, LOST), crashed(1, LOST)).is_restart
+    assert after(crashed(0, LOST), crashed(1, LOST)).error is None
 
 
 @pytest.mark.parametrize("text", [LOST, "RuntimeError: Connection reset by peer", "DistBackendError: NCCL error: remote process exited"])
@@ -134,7 +134,7 @@ def test_at_one_sample_per_pass_a_higher_stage_is_next_and_then_the_end() -> Non
 
 
 def test_a_single_worker_gains_nothing_from_a_higher_stage() -> None:
-    assert not after(crashed(0, FULL), shape=Shape(num_workers=1, micro_batch_size=1, accumulation=32, zero_stage=0)).is_restart
+    assert after(crashed(0, FULL), shape=Shape(num_workers=1, micro_batch_size=1, accumulation=32, zero_stage=0)).error is not None
 
 
 def test_the_budget_of_smaller_attempts_ends_too() -> None:
@@ -152,21 +152,21 @@ def test_the_budget_of_smaller_attempts_ends_too() -> None:
 )
 def test_a_lost_node_costs_a_preemption_and_no_failure(failure: RankFailure) -> None:
     decision = after(crashed(0, LOST), failure, spent=Spent(num_failures=3))
-    assert decision.is_restart
+    assert decision.error is None
     assert decision.spent == Spent(num_failures=3, num_preemptions=1)
-    assert not after(failure, spent=Spent(num_preemptions=5)).is_restart
+    assert after(failure, spent=Spent(num_preemptions=5)).error is not None
 
 
 def test_growing_costs_nothing() -> None:
     decision = after(raised(0, Preempted("more fit.")), raised(1, Preempted("more fit.")), asked="resize", spent=Spent(num_preemptions=5))
-    assert decision.is_restart
+    assert decision.error is None
     assert decision.spent == Spent(num_preemptions=5)
     assert after(died(0), asked="resize").spent == Spent(num_failures=1)
 
 
 def test_a_store_that_does_not_answer_is_tried_again_and_comes_out_as_itself() -> None:
     failure = raised(0, StoreUnavailable("no answer.", uri="s3://b"))
-    assert after(failure).is_restart
+    assert after(failure).error is None
     assert isinstance(after(failure, spent=Spent(num_failures=3)).error, StoreUnavailable)
 
 
@@ -201,7 +201,7 @@ def test_whatever_happens_no_budget_is_exceeded_and_the_batch_stays(
         facts = FailureFacts(failures=failures, shape=shape, budgets=budgets, spent=spent, max_zero_stage=max_zero_stage)
         decision = decide(facts)
         final = [one for one in failures if one.error is not None and not one.error.retryable]
-        assert not (final and decision.is_restart), "an error that foundry raised on purpose is the end"
+        assert not (final and decision.error is None), "an error that foundry raised on purpose is the end"
         if decision.error is not None:
             break
         num_restarts += 1
