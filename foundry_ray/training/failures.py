@@ -34,13 +34,14 @@ _OUT_OF_MEMORY = re.compile(
 _LOST_NODE = re.compile(r"node (has died|was preempted|is dead|was terminated|it was running on)|NodeDiedError|PreemptionError")
 _SURROUNDINGS = re.compile(
     r"^([\w.]*(OSError|IOError|ConnectionError|Connection\w+Error|TimeoutError|BlockingIOError|PermissionError|FileNotFoundError|Timeout)\b"
-    r"|.*(CUDA error|CUDNN_STATUS|CUBLAS_STATUS|uncorrectable|Bus error|timed out|Address already in use))",
+    r"|.*(CUDA error(?!: device-side assert)|CUDNN_STATUS|CUBLAS_STATUS|uncorrectable|Bus error|timed out|Address already in use))",
     re.IGNORECASE,
 )
 _BUGS = re.compile(
     r"^(TypeError|ValueError|AttributeError|NameError|UnboundLocalError|KeyError|IndexError|ImportError|ModuleNotFoundError|SyntaxError"
-    r"|AssertionError|NotImplementedError|ZeroDivisionError|RecursionError)\b"
+    r"|AssertionError|NotImplementedError|ZeroDivisionError|RecursionError)\b|.*device-side assert"
 )
+_TRACEBACK = "Traceback (most recent call last):"
 Asked = Literal["", "preempted", "resize"]
 
 
@@ -179,10 +180,14 @@ def culprit_of(failures: Sequence[RankFailure]) -> RankFailure:
 
 
 def last_line(text: str) -> str:
-    """The line of a traceback that names the error: the last that is not indented."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    """The line that names the error: the first after the frames of the last traceback, as its message may go on; without one, the last line.
+
+    Lines that are indented are frames, or details.
+    """
+    _, header, end = text.rpartition(_TRACEBACK)
+    lines = [line for line in end.splitlines() if line.strip()]
     named = [line for line in lines if not line.startswith((" ", "\t"))]
-    return (named or [line.strip() for line in lines] or ["no reason given"])[-1]
+    return (named or [line.strip() for line in lines] or ["no reason given"])[0 if header and named else -1]
 
 
 def _with_less_memory(facts: FailureFacts, full: RankFailure) -> Decision:

@@ -90,6 +90,16 @@ def test_errors_of_the_surroundings_are_tried_again_even_before_the_first_step(l
     assert after(crashed(0, f"{HEAD}\n{line}")).error is None
 
 
+ADVICE = "CUDA kernel errors might be asynchronously reported.\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
+
+
+def test_what_cuda_says_after_an_error_does_not_hide_it() -> None:
+    fault = after(crashed(0, f"{HEAD}\ntorch.AcceleratorError: CUDA error: uncorrectable ECC error encountered\n{ADVICE}"))
+    assert fault.reason == "rank 0 crashed: torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered"
+    bug = after(crashed(0, f"{HEAD}\ntorch.AcceleratorError: CUDA error: device-side assert triggered\n{ADVICE}", step=9, first_step=0))
+    assert "failed with an error that a restart would only repeat: torch.AcceleratorError: CUDA error: device-side assert" in str(bug.error)
+
+
 def test_a_rank_that_lost_its_peer_is_not_the_culprit() -> None:
     assert after(crashed(0, LOST), died(1)).reason.startswith("rank 1 died")
     assert after(crashed(0, LOST), crashed(1)).reason.startswith("rank 1 failed with an error")
@@ -177,6 +187,8 @@ def test_a_crash_travels_with_its_traceback_and_its_step() -> None:
 
 def test_the_last_line_of_a_traceback_is_the_error_although_its_text_goes_on() -> None:
     assert last_line(f"{HEAD} x\nValueError: two lines:\n    of text") == "ValueError: two lines:"
+    assert last_line(f"{HEAD} x\nKeyError: 1\n\nDuring handling of it:\n\n{HEAD} y\nValueError: two lines\nof text") == "ValueError: two lines"
+    assert last_line("ActorDiedError: the actor died.\n\tpid: 7\nIts worker has died.") == "Its worker has died."
 
 
 _TEXTS = st.sampled_from([BUG, ODD, LOST, FULL, "ActorDiedError: its node has died", "OSError: gone", "killed"])
