@@ -1,16 +1,14 @@
-"""`fit` on Ray Train with two DeepSpeed workers: the whole way, a killed worker, errors that come out as themselves."""
+"""`fit` on Ray Train with two DeepSpeed workers: the whole way, an interrupted driver, errors that come out as themselves."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from foundry_ray import models
 from foundry_ray.artifacts import open_store
+from foundry_ray.artifacts.manifests import load_manifest
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import ModelConfig, Settings, TeacherConfig, TrainConfig
 from foundry_ray.errors import Diverged, ResourcesUnavailable, WorkerGroupFailed
@@ -18,8 +16,8 @@ from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runtime.session import Session
 from foundry_ray.testing.datasets import publish_bands
 from foundry_ray.testing.reporters import RecordingReporter
+from foundry_ray.testing.troubled import FACTORY
 from foundry_ray.training import checkpoint as checkpoints
-from foundry_ray.training.rank import curve_of
 from foundry_ray.training.trainer import fit
 from foundry_ray.types import DatasetRef, ModelArtifact
 
@@ -30,33 +28,12 @@ pytestmark = [
 CONFIG = TeacherConfig(
     model=ModelConfig(family="cnn", width=4, depth=1), train=TrainConfig(epochs=3, batch_size=32, lr=5e-3, precision="fp32"), workers=2
 )
+STEPS = 10  # of an epoch
 
 
 @pytest.fixture
 def folder_store(tmp_path: Path, settings: Settings) -> ArtifactStore:
     return open_store(f"file://{tmp_path}/store", settings=settings)
-
-
-class _Killing(RecordingReporter):
-    """Kills a process of the training group with SIGKILL at each epoch that is named, once."""
-
-    def __init__(self, *, at_epochs: set[int]) -> None:
-        super().__init__()
-        self._at_epochs = set(at_epochs)
-
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        super().report(step, metrics)
-        if step in self._at_epochs:
-            self._at_epochs.discard(step)
-            os.kill(max(_worker_pids()), signal.SIGKILL)
-
-
-def _worker_pids() -> list[int]:
-    import ray
-    from ray.util.state import list_actors
-
-    actors = list_actors(address=ray.get_runtime_context().gcs_address, filters=[("state", "=", "ALIVE")], detail=True)
-    return [actor.pid for actor in actors if "TrainWorker" in actor.class_name]
 
 
 def run(
@@ -65,7 +42,7 @@ def run(
     return fit(
         CONFIG.model_copy(update=fields),
         task="image_classification",
-        dataset=dataset or publish_bands(store, num_train=320),
+        dataset=dataset or publish_bands(store, num_train=32 * STEPS),
         augment=("shift",),
         seed=5,
         stage_key="k",
@@ -73,46 +50,59 @@ def run(
         settings=settings,
         reporter=reporter,
         session=Session(reporter=reporter, is_owner=False, started_head=False),
-        export=lambda model: b"onnx of " + models.tensors_to_bytes(model.state_dict()),
+        export=lambda model: b"onnx",
         cost=lambda model: (sum(param.numel() for param in model.parameters()), 0),
         clock=SystemClock(),
     )
 
 
-def _long(epochs: int) -> TrainConfig:
-    return CONFIG.train.model_copy(update={"epochs": epochs})
+class _Leaving(RecordingReporter):
+    """A driver that is interrupted once an epoch is heard of."""
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        super().report(step, metrics)
+        raise KeyboardInterrupt
 
 
-def test_a_killed_worker_costs_at_most_an_epoch_and_changes_nothing(folder_store: ArtifactStore, settings: Settings, tmp_path: Path) -> None:
-    train = _long(40)
-    reporter = _Killing(at_epochs={4})
-    broken = run(folder_store, settings, reporter, train=train)
-    unbroken_store = open_store(f"file://{tmp_path}/other", settings=settings)
-    unbroken = run(unbroken_store, settings, RecordingReporter(), train=train)
-    assert [epoch for epoch, _ in reporter.reports] == list(range(1, 41))
-    assert len(reporter.warnings) == 1
-    assert "restarting from the last checkpoint (1 of 3)" in reporter.warnings[0]
-    assert broken.artifact.key == unbroken.artifact.key
-    assert broken.val_metrics["accuracy"] > 0.9
+def test_an_interrupted_driver_leaves_a_checkpoint_and_the_next_goes_on_from_that_step(
+    folder_store: ArtifactStore, settings: Settings, reporter: RecordingReporter
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(folder_store, settings, _Leaving(), train=CONFIG.train.model_copy(update={"epochs": 400}))
+    stopped = checkpoints.latest(folder_store, "k")
+    assert stopped is not None
+    assert (stopped.world_size, stopped.document["step"]) == (2, stopped.step)
+    assert [info.key for info in folder_store.list("checkpoints/k/") if "stop-" in info.key] == []
+    last = stopped.epoch + 2
+    artifact = run(folder_store, settings, reporter, train=CONFIG.train.model_copy(update={"epochs": last}))
+    assert [epoch for epoch, _ in reporter.reports] == list(range(stopped.epoch + 1, last + 1))
+    assert reporter.warnings == []
+    assert artifact.val_metrics["accuracy"] > 0.9
+    assert set(load_manifest(folder_store, artifact.artifact.key).files) == {"architecture.json", "model.onnx", "model.safetensors"}
+    ((step, phases),) = [(step, values) for step, values in reporter.points if "start_s" in values]
+    assert step == stopped.step
+    parts = ("driver", "group", "imports", "model", "data", "engine", "restore", "first_step")
+    assert phases["start_s"] == pytest.approx(sum(phases[f"start_{name}_s"] for name in parts))
     assert list((settings.home / "ray-train").iterdir()) == []
 
 
 def test_divergence_on_a_worker_comes_out_as_diverged(folder_store: ArtifactStore, settings: Settings, reporter: RecordingReporter) -> None:
     with pytest.raises(Diverged, match=r"the loss at step 0 is nan, wanted a finite number") as caught:
-        run(folder_store, settings, reporter, dataset=publish_bands(folder_store, std=0.0))
+        run(folder_store, settings, reporter, model=ModelConfig(family=FACTORY, params={"folder": str(settings.home), "trouble": "nan"}))
     assert caught.value.facts["step"] == 0
     assert reporter.warnings == []
 
 
-def test_deaths_beyond_the_budget_name_the_rank_and_keep_the_checkpoint(folder_store: ArtifactStore, settings: Settings) -> None:
-    with pytest.raises(WorkerGroupFailed, match=r"rank \d failed, and all 0 restarts are used up") as caught:
-        run(folder_store, settings, _Killing(at_epochs={2}), train=_long(200), max_failures=0)
+def test_a_bug_of_a_rank_comes_out_at_once_with_its_own_traceback(
+    folder_store: ArtifactStore, settings: Settings, reporter: RecordingReporter
+) -> None:
+    params = {"folder": str(settings.home), "trouble": "bug", "at_pass": 15, "rank": 1}
+    with pytest.raises(WorkerGroupFailed, match="rank 1 failed with an error that a restart would only repeat: ValueError: a bug in") as caught:
+        run(folder_store, settings, reporter, model=ModelConfig.model_validate({"family": FACTORY, "params": params}))
     failures = caught.value.facts["failures"]
     assert isinstance(failures, dict)
-    assert failures
-    last = checkpoints.latest(folder_store, "k")
-    assert last is not None
-    assert len(curve_of(last)) == last.epoch >= 2
+    assert 'testing/troubled.py", line' in failures[1]
+    assert reporter.warnings == [], "no restart was spent on it"
 
 
 def test_more_workers_than_cpus_are_refused_before_anything_starts(
