@@ -12,6 +12,7 @@ import torch
 from foundry_ray.artifacts import open_store
 from foundry_ray.config import PipelineConfig, Settings
 from foundry_ray.context import Context
+from foundry_ray.errors import WorkerGroupFailed
 from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.teacher import train_teacher
 from foundry_ray.testing.clock import FakeClock
@@ -98,6 +99,42 @@ def test_one_worker_of_another_cluster_trains_there(folder_store: ArtifactStore,
     assert session.reserved == [(2.0, 0.0)]
     assert [step for step, _ in around.told.reports] == [1]
     assert there.val_metrics["val_loss"] == here.val_metrics["val_loss"]
+
+
+class _Dying(_OneWorker):
+    """A session whose workers die after their first epoch, for these reasons one after another."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__()
+        self._reasons = list(reasons)
+
+    def call(self, fn: Callable[..., T], *, num_cpus: float, num_gpus: float, reporter: Reporter, **kwargs: object) -> T:
+        result = super().call(fn, num_cpus=num_cpus, num_gpus=num_gpus, reporter=reporter, **kwargs)
+        if self._reasons:
+            reason = self._reasons.pop(0)
+            raise WorkerGroupFailed(f"The worker of teacher died: {reason}", hint="again.", failures={0: reason}) from RuntimeError(reason)
+        return result
+
+
+_CRASH, _NODE = "WorkerCrashedError: it died unexpectedly.", "NodeDiedError: the node it was running on is dead."
+
+
+def test_the_death_of_the_worker_or_of_its_node_is_followed_by_another(folder_store: ArtifactStore, settings: Settings) -> None:
+    session = _Dying(_CRASH, _NODE)
+    around = _Surroundings(folder_store, settings, cluster="10.0.0.5:6379", session=session)
+    train_teacher(_config(max_failures=1, max_preemptions=1), publish_bands(folder_store), "k" * 64, context=around)
+    assert len(session.reserved) == 3
+    assert [step for step, _ in around.told.reports] == [1]
+    assert ["restarting from the last checkpoint (1 of 1)" in message for message in around.told.warnings] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"), [(_CRASH, "all 0 restarts are used up"), ("OutOfMemoryError: the node was running low on memory", "low")]
+)
+def test_a_worker_that_would_only_die_again_is_the_end(folder_store: ArtifactStore, settings: Settings, reason: str, message: str) -> None:
+    around = _Surroundings(folder_store, settings, cluster="10.0.0.5:6379", session=_Dying(reason))
+    with pytest.raises(WorkerGroupFailed, match=message):
+        train_teacher(_config(max_failures=0), publish_bands(folder_store), "k" * 64, context=around)
 
 
 @pytest.mark.parametrize(("use_gpu", "num_gpus", "reserved"), [("auto", 1.0, 0.5), ("auto", 0.0, 0.0), (True, 1.0, 0.5), (False, 1.0, 0.0)])
