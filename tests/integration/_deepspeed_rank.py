@@ -176,7 +176,7 @@ def run(case: Case, folder: Path, num_workers: int) -> dict[str, object]:
         return {"steps": list(train(engine, shape, range(SAVED, STEPS), case)), "outputs": outputs(engine)}
     steps = list(train(engine, shape, range(SAVED), case))
     save(engine, folder / case.name)
-    results = {"outputs": outputs(engine), "swapped": swapped(engine), "is_training": engine.model.training}
+    results = {"outputs": outputs(engine), "swapped": swapped(engine), "is_training": engine.model.training, "memories": memories(engine)}
     results["is_back"] = results["outputs"] == outputs(engine)
     steps += train(engine, shape, range(SAVED, STEPS), case)
     return {"steps": steps, **results, "scalars": dict(engine.scalars()), "warnings": reporter.warnings}
@@ -189,6 +189,15 @@ def make_engine(case: Case, shape: Shape, reporter: RecordingReporter) -> Engine
     if case.is_torch:
         return TorchEngine(make_model(), config.train, accumulation=shape.accumulation)
     return DeepSpeedEngine(make_model(), config, shape, device="cpu", reporter=reporter)
+
+
+def memories(engine: Engine) -> int:
+    """Blocks of memory that hold the weights in fp32: what is computed with, what is stepped, and DeepSpeed's own views of that."""
+    params = dict(engine.model.named_parameters()).values()
+    computed = [getattr(param, "ds_tensor", param) for param in params if param.requires_grad]
+    seen = [param._hp_mapping.hp_fragment for param in params if getattr(param, "_hp_mapping", None)]
+    stepped = [fragment.tensor for fragment in engine.fragments() if fragment.slot == "weights" and not fragment.name.startswith("frozen")]
+    return len({tensor.untyped_storage().data_ptr() for tensor in (*computed, *seen, *stepped)})
 
 
 def outputs(engine: Engine) -> list[float]:

@@ -133,6 +133,11 @@ def test_the_ranks_hold_every_element_once_or_all_of_it_each(two: Results, case:
     assert {name for slot, name in totals if slot == "weights"} > {"tied.weight", "frozen.bias", "blocks.1.gain"}
 
 
+@pytest.mark.parametrize(("name", "memories"), [("adamw-1", 2), ("adamw-2", 2), ("adamw-3", 1)])
+def test_fp32_weights_and_what_is_stepped_are_one_memory(two: Results, name: str, memories: int) -> None:
+    assert two[name]["memories"] == memories  # one for each group of parameters, or one for all of them
+
+
 @pytest.mark.parametrize("stage", _STAGES)
 def test_the_same_world_goes_on_bit_for_bit(two: Results, stage: int) -> None:
     assert two[f"again-{stage}"]["steps"] == two[f"adamw-{stage}"]["steps"][SAVED:]

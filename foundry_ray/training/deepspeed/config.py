@@ -16,6 +16,8 @@ from foundry_ray.training.shape import Shape
 from foundry_ray.types import Json
 
 _MAX_BUCKET = 50_000_000
+_MAX_LIVE = 1_000_000_000
+_SHARE, _LEAST = 8, 4_000_000
 _NEVER = 10**9
 _HERE = "teacher.deepspeed"
 
@@ -52,7 +54,7 @@ def deepspeed_config(
     Args:
         precision: What `train.precision` resolved to on the device; None: what it says, `auto` as bf16 on a GPU and fp32 elsewhere.
         has_gpu: Whether workers compute on GPUs.
-        num_params: Elements of all weights: buckets need not be larger.
+        num_params: Elements of all weights: buckets, and what ZeRO 3 holds whole, are small beside them.
 
     Returns:
         JSON as `deepspeed.initialize` takes it. ZeRO 0 clips nothing there: the engine does, and so knows the norm. fp16 has a fixed scale
@@ -87,19 +89,27 @@ def _cast(precision: Precision, accumulation: int) -> dict[str, Json]:
 
 
 def _zero(config: DeepSpeedConfig, stage: int, *, has_gpu: bool, num_params: int | None) -> dict[str, Json]:
+    window = _window(num_params)
     result: dict[str, Json] = {
         "stage": stage,
         "overlap_comm": has_gpu if config.overlap_comm == "auto" else config.overlap_comm,
         "contiguous_gradients": config.contiguous_gradients,
-        "reduce_bucket_size": config.reduce_bucket_size or min(_MAX_BUCKET, num_params or _MAX_BUCKET),
+        "reduce_bucket_size": config.reduce_bucket_size or min(_MAX_BUCKET, window),
         "offload_optimizer": _offload(config.offload_optimizer, has_gpu=has_gpu),
         "offload_param": _offload(config.offload_params, has_gpu=has_gpu),
         "allgather_bucket_size": config.allgather_bucket_size,
-        "stage3_prefetch_bucket_size": config.prefetch_bucket_size,
         "stage3_param_persistence_threshold": config.persistence_threshold,
-        "stage3_max_live_parameters": config.max_live_parameters,
     }
+    if stage == 3:
+        live = config.max_live_parameters or min(_MAX_LIVE, window)
+        result |= {"stage3_prefetch_bucket_size": config.prefetch_bucket_size or min(_MAX_BUCKET, window)}
+        result |= {"stage3_max_live_parameters": live, "stage3_max_reuse_distance": live}
     return {key: value for key, value in result.items() if value is not None}
+
+
+def _window(num_params: int | None) -> int:
+    """Elements that may lie beside a rank's own: an eighth of the model. DeepSpeed's defaults would keep all of one below a billion whole."""
+    return _MAX_LIVE if num_params is None else min(num_params, max(num_params // _SHARE, _LEAST))
 
 
 def _offload(config: OffloadConfig, *, has_gpu: bool) -> dict[str, Json] | None:

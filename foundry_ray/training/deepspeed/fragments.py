@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from foundry_ray.config import TrainConfig
 from foundry_ray.protocols import Fragment
+from foundry_ray.training.deepspeed.memory import share_partitions
 from foundry_ray.training.deepspeed.optimizer import Groups
 from foundry_ray.training.optimizers import elementwise_rule, update_rule
 from foundry_ray.training.rules import ParamGroup, UpdateRule
@@ -100,6 +101,7 @@ class Sharded:
         self._zero = zero
         self._stage = stage
         self._flats = _flats(zero, stage)
+        share_partitions(zero, self._flats, stage=stage)
         kinds = [groups[zero.sub_group_to_group_id[index] if stage == 3 else index] for index in range(len(self._flats))]
         self._rules = {flat: _rule(flat, kind, train) for flat, kind in zip(self._flats, kinds, strict=True)}
         pieces = tuple(_pieces_of_3(model, zero, rank) if stage == 3 else _pieces_of_1_and_2(model, self._flats))

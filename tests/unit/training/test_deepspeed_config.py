@@ -64,9 +64,22 @@ def test_at_zero_0_the_engine_clips_and_deepspeed_does_not() -> None:
     assert _made(_teacher({"grad_clip": 0.5}, zero_stage=1))["gradient_clipping"] == 0.5
 
 
-def test_buckets_are_no_larger_than_the_model() -> None:
-    assert _made(_teacher(), num_params=1000)["zero_optimization"]["reduce_bucket_size"] == 1000
-    assert _made(_teacher(), num_params=10**9)["zero_optimization"]["reduce_bucket_size"] == 50_000_000
+@pytest.mark.parametrize(("num_params", "bucket"), [(1000, 1000), (10**7, 4_000_000), (10**8, 12_500_000), (10**9, 50_000_000), (None, 50_000_000)])
+def test_buckets_are_small_beside_the_model(num_params: int | None, bucket: int) -> None:
+    assert _made(_teacher(), num_params=num_params)["zero_optimization"]["reduce_bucket_size"] == bucket
+
+
+@pytest.mark.parametrize(("num_params", "live"), [(1000, 1000), (10**8, 12_500_000), (10**11, 10**9), (None, 10**9)])
+def test_zero_3_holds_an_eighth_of_the_model_whole(num_params: int | None, live: int) -> None:
+    zero = _made(_teacher(zero_stage=3), num_params=num_params)["zero_optimization"]
+    assert (zero["stage3_max_live_parameters"], zero["stage3_max_reuse_distance"]) == (live, live)
+    assert zero["stage3_prefetch_bucket_size"] == min(live, 50_000_000)
+
+
+def test_how_far_zero_3_looks_ahead_can_still_be_set() -> None:
+    extra = {"zero_optimization": {"stage3_max_reuse_distance": 5}}
+    zero = _made(_teacher(zero_stage=3, max_live_parameters=7, extra=extra), num_params=10**8)["zero_optimization"]
+    assert (zero["stage3_max_live_parameters"], zero["stage3_max_reuse_distance"]) == (7, 5)
 
 
 def test_communication_overlaps_on_gpus_unless_it_is_set() -> None:
