@@ -127,7 +127,12 @@ def test_the_teacher_of_a_cluster_leaves_nothing_of_rays(home: Settings, reporte
     seen: list[str] = []
     reporter.report = lambda step, metrics: seen.extend(info.key for info in store.list("ray-train/"))  # type: ignore[method-assign]
     fit(
-        TeacherConfig(model=ModelConfig(family="cnn", width=4, depth=1), train=TrainConfig(epochs=40, batch_size=32, precision="fp32"), workers=1),
+        TeacherConfig(
+            model=ModelConfig(family="cnn", width=4, depth=1),
+            train=TrainConfig(epochs=40, batch_size=32, precision="fp32"),
+            workers=1,
+            engine="deepspeed",
+        ),
         task="image_classification",
         dataset=publish_bands(store, num_train=320),
         augment=(),
