@@ -110,14 +110,21 @@ class DeepSpeedConfig(Section):
     overlap_comm: Literal["auto", True, False] = Field("auto", description="Reduce while computing; auto: on GPUs.", json_schema_extra=_EXECUTION)
     contiguous_gradients: bool = Field(True, description="Copy gradients into one buffer.", json_schema_extra=_EXECUTION)
     reduce_bucket_size: int | None = Field(
-        None, ge=1, description="Elements reduced at once; absent: 50 million at most.", json_schema_extra=_EXECUTION
+        None, ge=1, description="Elements reduced at once; absent: an eighth of the model, 4 to 50 million.", json_schema_extra=_EXECUTION
     )
     allgather_bucket_size: int | None = Field(None, ge=1, description="Elements gathered at once.", json_schema_extra=_EXECUTION)
-    prefetch_bucket_size: int | None = Field(None, ge=1, description="Elements that ZeRO 3 fetches ahead.", json_schema_extra=_EXECUTION)
+    prefetch_bucket_size: int | None = Field(
+        None, ge=1, description="Elements that ZeRO 3 fetches ahead; absent: as reduced.", json_schema_extra=_EXECUTION
+    )
     persistence_threshold: int | None = Field(
         None, ge=0, description="Parameters below this many elements stay whole under ZeRO 3.", json_schema_extra=_EXECUTION
     )
-    max_live_parameters: int | None = Field(None, ge=1, description="Most elements that ZeRO 3 holds whole.", json_schema_extra=_EXECUTION)
+    max_live_parameters: int | None = Field(
+        None,
+        ge=1,
+        description="Most elements that ZeRO 3 holds whole; absent: an eighth of the model, at least 4 million.",
+        json_schema_extra=_EXECUTION,
+    )
     extra: Mapping[str, JsonValue] = Field(
         {}, description="Further keys of DeepSpeed's own configuration, passed on as they are.", json_schema_extra=_EXECUTION
     )
@@ -180,9 +187,9 @@ class TeacherConfig(Section):
     start_timeout_s: float = Field(
         600.0, gt=0, le=86_400, description="Longest wait until the workers' resources are free.", json_schema_extra=_EXECUTION
     )
-    max_failures: int = Field(3, ge=0, le=100, description="Worker deaths that a run survives.", json_schema_extra=_EXECUTION)
+    max_failures: int = Field(3, ge=0, le=100, description="Worker deaths survived from one checkpoint to the next.", json_schema_extra=_EXECUTION)
     max_preemptions: int = Field(
-        100, ge=0, le=10_000, description="Preempted workers or lost nodes that a run survives.", json_schema_extra=_EXECUTION
+        100, ge=0, le=10_000, description="Preempted workers or lost nodes survived from one checkpoint to the next.", json_schema_extra=_EXECUTION
     )
     max_memory_retries: int = Field(
         8,

@@ -15,9 +15,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 from foundry_ray.config import TeacherConfig
-from foundry_ray.errors import ConfigError, FoundryError
+from foundry_ray.errors import ConfigError, FoundryError, StoreError
 from foundry_ray.protocols import Clock, Reporter
 from foundry_ray.training import elastic, failures
+from foundry_ray.training.checkpoint import latest
 from foundry_ray.training.checks import resolved_engine
 from foundry_ray.training.elastic import MemoryLimit
 from foundry_ray.training.failures import Budgets, FailureFacts, FailureKind, RankFailure, Spent
@@ -62,6 +63,7 @@ class Ledger:
             spent=self.spent,
             asked=_ASKED.get(asked, ""),
             max_zero_stage=max_zero_stage(config, attempt.shape.zero_stage),
+            checkpoint_step=_newest_step(self.job),
         )
         decision = failures.decide(facts)
         if decision.error is not None:
@@ -71,6 +73,14 @@ class Ledger:
             self.limit = MemoryLimit(micro_batch_size=decision.shape.micro_batch_size, zero_stage=decision.shape.zero_stage)
         counted = f" ({decision.counted})" if decision.counted else ""
         self.reporter.warn(f"{decision.reason}; restarting from the last checkpoint{counted}.")
+
+
+def _newest_step(job: RankJob) -> int:
+    try:
+        newest = latest(job.store, job.stage_key)
+    except StoreError:
+        return -1  # budgets are filled again when there is an answer
+    return newest.step if newest is not None else -1
 
 
 def work_name(job: RankJob) -> str:

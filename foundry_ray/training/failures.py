@@ -119,12 +119,20 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """How often it was; `crashes` maps the signature of a traceback to the step at which it came."""
+    """How often it was.
+
+    Attributes:
+        num_failures: Since the newest checkpoint, as `num_preemptions`: what goes wrong now and then ends no training that goes on all the same.
+        num_memory_retries: In all.
+        crashes: Maps the signature of a traceback to the step at which it came.
+        checkpoint_step: Of the newest checkpoint when a group failed last.
+    """
 
     num_failures: int = 0
     num_preemptions: int = 0
     num_memory_retries: int = 0
     crashes: Mapping[str, int] = field(default_factory=dict)
+    checkpoint_step: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +144,7 @@ class FailureFacts:
         shape: What the group had.
         asked: What the driver had asked of the group, if it did.
         max_zero_stage: The highest stage that the engine, the model and the optimizer can use.
+        checkpoint_step: Of the newest checkpoint; -1 where there is none, or nobody answers.
     """
 
     failures: tuple[RankFailure, ...]
@@ -144,6 +153,7 @@ class FailureFacts:
     spent: Spent = field(default_factory=Spent)
     asked: Asked = ""
     max_zero_stage: int = 0
+    checkpoint_step: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +169,8 @@ class Decision:
 
 def decide(facts: FailureFacts) -> Decision:
     """Another attempt, and with which shape; or the end."""
+    if facts.checkpoint_step > facts.spent.checkpoint_step:
+        facts = replace(facts, spent=replace(facts.spent, num_failures=0, num_preemptions=0, checkpoint_step=facts.checkpoint_step))
     refused = _earliest([one for one in facts.failures if one.error is not None and not one.error.retryable])
     if refused is not None:
         return _end(facts, f"rank {refused.rank} raised {type(refused.error).__name__}", refused.error)

@@ -17,6 +17,7 @@ from foundry_ray.config import TeacherConfig
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound
 from foundry_ray.protocols import ArtifactStore, Clock, Engine, Reporter
 from foundry_ray.training.checkpoint import Checkpoint, CheckpointWriter, chosen, committed, keep, restore
+from foundry_ray.training.checkpoint.layout import stage_folder
 from foundry_ray.training.control import CheckpointControl, best_epoch, ranking
 from foundry_ray.training.determinism import deterministic
 from foundry_ray.training.elastic import MemoryLimit
@@ -162,7 +163,7 @@ class RankRun:
             self._phases.done("engine")
             with self._writer(engine) as writer:
                 control = self._control(writer, engine)
-                self._loop, engine = self._restored(fit_job, work, engine, control)
+                self._loop = self._restored(fit_job, work, engine, control)
                 self._train(self._loop, engine, control)
                 control.finish(self._loop, engine)
 
@@ -212,16 +213,14 @@ class RankRun:
             steps_per_epoch=job.steps_per_epoch,
         )
 
-    def _restored(self, fit_job: FitJob, work: Workload, engine: Engine, control: CheckpointControl) -> tuple[Loop, Engine]:
-        """The loop, at the step where it goes on, and its engine: another one where a broken checkpoint had begun to fill the first."""
+    def _restored(self, fit_job: FitJob, work: Workload, engine: Engine, control: CheckpointControl) -> Loop:
+        """The loop, at the step where it goes on."""
         loop = self._loop_on(fit_job, work, engine, control)
-        if not _restore(self._job, loop, engine, self._reporter):
-            engine = self._make_engine(_model(self._job))
-            loop = self._loop_on(fit_job, work, engine, control)
+        _restore(self._job, loop, engine, self._reporter)
         control.begin(loop.step)
         self.first_step = loop.step
         self._phases.done("restore")
-        return loop, engine
+        return loop
 
     def _loop_on(self, fit_job: FitJob, work: Workload, engine: Engine, control: CheckpointControl) -> Loop:
         from foundry_ray.training.meter import open_meter
@@ -305,22 +304,25 @@ def _look_at(model: nn.Module, fit_job: FitJob, job: RankJob) -> None:
         preflight(model, fit_job.task, job.dataset.schema, feed.batch(np.arange(2), 0))
 
 
-def _restore(job: RankJob, loop: Loop, engine: Engine, reporter: Reporter) -> bool:
-    """(c) Restore the newest checkpoint that all ranks can read whole, if there is one. False where none was, and the state is half written."""
+def _restore(job: RankJob, loop: Loop, engine: Engine, reporter: Reporter) -> None:
+    """(c) Restore the newest checkpoint that all ranks can read whole, if there is one. Raises ArtifactCorrupt where there are only broken ones."""
     found = list(committed(job.store, job.stage_key, reporter=reporter))
-    state, is_clean = loop.state(), True
+    state, num_broken = loop.state(), 0
     while (chosen := _agreed(found, engine)) is not None:
         checkpoint = next((one for one in found if _identity(one) == chosen), None)
         problem = "it is not listed" if checkpoint is None else _read(job.store, checkpoint, state, engine)
         if engine.reduce([float(problem is None)])[0] == engine.world_size:
             assert checkpoint is not None, "every rank has read it"
             loop.restored(checkpoint.document)
-            return True
-        is_clean = False
+            return
+        num_broken += 1
         if engine.rank == 0:
             reporter.warn(f"the checkpoint of step {int(chosen[0])} is not whole ({problem or 'on another rank'}); an older one is tried.")
         found = [one for one in found if _identity(one) != chosen]
-    return is_clean
+    if num_broken:  # to begin anew on its own, and tidy up later, would throw away what somebody may still mend
+        message = f"none of the {num_broken} checkpoints of this training is whole, wanted one to go on from."
+        hint = "`foundry store verify --deep` says what is broken; `--fresh teacher` gives them up and trains from the first step."
+        raise ArtifactCorrupt(message, hint=hint, key=stage_folder(job.stage_key))
 
 
 def _agreed(found: Sequence[Checkpoint], engine: Engine) -> tuple[float, float] | None:

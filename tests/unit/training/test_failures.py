@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_ray.errors import ConfigError, Diverged, FoundryError, Preempted, ResourcesUnavailable, StoreUnavailable, WorkerGroupFailed
-from foundry_ray.training.failures import Asked, Budgets, Decision, FailureFacts, FailureKind, RankCrashed, RankFailure, Spent, decide, last_line
+from foundry_ray.training.failures import Budgets, Decision, FailureFacts, FailureKind, RankCrashed, RankFailure, Spent, decide, last_line
 from foundry_ray.training.shape import Shape
 
 HEAD = "Traceback (most recent call last):\n  File"
@@ -37,8 +38,18 @@ def diverged(rank: int, step: int) -> RankFailure:
     return raised(rank, Diverged("the loss is nan.", step=step, loss=float("nan")))
 
 
-def after(*failures: RankFailure, spent: Spent | None = None, shape: Shape = SHAPE, asked: Asked = "", max_zero_stage: int = 3) -> Decision:
-    return decide(FailureFacts(failures=failures, shape=shape, budgets=BUDGETS, spent=spent or Spent(), asked=asked, max_zero_stage=max_zero_stage))
+def after(*failures: RankFailure, spent: Spent | None = None, shape: Shape = SHAPE, **known: Any) -> Decision:
+    return decide(FailureFacts(failures=failures, shape=shape, budgets=BUDGETS, spent=spent or Spent(), **{"max_zero_stage": 3, **known}))
+
+
+def test_a_new_checkpoint_fills_the_budgets_of_what_goes_wrong_now_and_then() -> None:
+    spent = Spent(num_failures=3, num_preemptions=5, num_memory_retries=2, checkpoint_step=40)
+    assert after(died(1), spent=spent, checkpoint_step=40).error is not None, "it has come no further"
+    assert after(died(1), spent=spent, checkpoint_step=41).spent == Spent(num_failures=1, num_memory_retries=2, checkpoint_step=41)
+
+
+def test_a_store_that_does_not_answer_fills_no_budget() -> None:
+    assert after(died(1), spent=Spent(num_failures=3, checkpoint_step=40)).error is not None
 
 
 def test_a_death_within_the_budget_restarts_with_the_same_shape() -> None:

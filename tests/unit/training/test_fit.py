@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from foundry_ray import models
 from foundry_ray.artifacts.manifests import load_manifest, read_file
 from foundry_ray.config import ModelConfig, Settings, TeacherConfig, TrainConfig
-from foundry_ray.errors import ConfigError, OutOfRange, ResourcesUnavailable, StoreUnavailable
+from foundry_ray.errors import ArtifactCorrupt, ConfigError, OutOfRange, ResourcesUnavailable, StoreUnavailable
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.datasets import publish_bands
@@ -130,16 +130,17 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
     assert "the checkpoint of step 12 is not whole" in reporter.warnings[0]
 
 
-def test_where_no_checkpoint_is_whole_training_begins_anew_from_fresh_weights(settings: Settings, reporter: RecordingReporter) -> None:
-    unbroken, broken = MemoryStore(), MemoryStore()
-    expected = run(unbroken, settings)
+def test_where_no_checkpoint_is_whole_nothing_is_begun_or_deleted(memory_store: MemoryStore, settings: Settings, reporter: RecordingReporter) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(broken, settings, reporter=_Interrupting(at_epoch=2))
-    for key in [key for key in broken.objects if key.endswith(".bin")]:
-        broken.objects[key] = bytes(255 - byte for byte in broken.objects[key])
-    artifact = run(broken, settings, reporter=reporter)
-    assert [epoch for epoch, _ in reporter.reports] == [1, 2, 3]
-    assert artifact.artifact.key == expected.artifact.key
+        run(memory_store, settings, reporter=_Interrupting(at_epoch=2))
+    for key in [key for key in memory_store.objects if key.endswith(".bin")]:
+        memory_store.objects[key] = bytes(255 - byte for byte in memory_store.objects[key])
+    before = set(memory_store.objects)
+    with pytest.raises(ArtifactCorrupt, match="checkpoints of this training is whole, wanted one to go on from") as caught:
+        run(memory_store, settings, reporter=reporter)
+    assert "`--fresh teacher`" in caught.value.hint
+    assert reporter.reports == []
+    assert set(memory_store.objects) == before
 
 
 def test_checkpoints_of_a_finished_training_are_the_last_ones_and_the_best(memory_store: MemoryStore, settings: Settings) -> None:
