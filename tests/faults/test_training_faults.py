@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from foundry_ray.artifacts import open_store
@@ -192,6 +194,32 @@ def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_no_bit(
     assert len(reporter.warnings) == 1
 
 
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A folder for Ray, whose sockets have room for 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="fr", dir="/tmp") as folder:
+        yield folder
+
+
+def test_a_whole_ray_session_that_is_killed_with_its_driver_costs_no_bit(site: Site, unbroken: Unbroken, moment: float, short: str) -> None:
+    driver = subprocess.Popen([sys.executable, __file__, str(site.folder.parent), short], env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    try:
+        deadline_s = time.monotonic() + 120
+        while site.last_step < 20 + int(moment * 120):
+            assert driver.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < deadline_s, "it has not come so far"
+            time.sleep(0.05)
+    finally:
+        for process in [*psutil.Process(driver.pid).children(recursive=True), driver]:
+            process.kill()
+        driver.wait(timeout=30)
+    saved, reporter = site.last_step, Striking()
+    model = site.train(reporter)
+    assert site.weights(model) == unbroken.weights
+    assert _learnt(model.curve) == _learnt(unbroken.curve)
+    assert reporter.begun_at == [saved]
+
+
 def test_memory_that_does_not_suffice_trains_the_same_batches_in_smaller_passes(site: Site, plain: Unbroken) -> None:
     reporter = RecordingReporter()
     model = site.train(reporter, train=PLAIN, params={"trouble": "out_of_memory", "most_rows": 9, "pause_s": 0.0})
@@ -299,3 +327,19 @@ def test_a_group_shrinks_when_its_node_goes_and_grows_when_one_comes(tmp_path: P
     assert told["epochs"] == list(range(1, 26))
     assert told["last_world_size"] == 2
     assert told["accuracy"] > 0.9
+
+
+def _drive(folder: Path, short: str) -> None:
+    """A driver in a process of its own, with its own Ray, which trains until it is killed."""
+    import ray
+
+    from foundry_ray.runtime.env import worker_env
+
+    os.environ.update({**worker_env(), "RAY_AUTH_MODE": "disabled"})
+    options = {"include_dashboard": True, "dashboard_port": 0, "log_to_driver": False, "object_store_memory": 200 << 20, "_temp_dir": short}
+    ray.init(address="local", num_cpus=2, **options)
+    _site(folder).train(RecordingReporter())
+
+
+if __name__ == "__main__":
+    _drive(Path(sys.argv[1]), sys.argv[2])
