@@ -286,6 +286,15 @@ def test_a_store_that_stays_away_comes_out_as_itself(settings: Settings) -> None
         run(store, settings, reporter=Gone(), config=CONFIG.model_copy(update={"max_failures": 1}))
 
 
+@pytest.fixture
+def own_ctrl_c() -> Iterator[None]:
+    """Python's own answer to Ctrl-C: a Ray Train that ran in this thread before left one of its own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("own_ctrl_c")
 def test_a_driver_that_is_interrupted_leaves_after_a_checkpoint(memory_store: MemoryStore, settings: Settings) -> None:
     class CtrlC(RecordingReporter):
         def report(self, step: int, metrics: Mapping[str, float]) -> None:
