@@ -43,7 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),  # Ray warns about its own defaults
     pytest.mark.timeout(600),
 ]
-EPOCHS, STEPS = 20, 10
+EPOCHS, STEPS = 12, 10
 OUTAGE_S = 20.0
 TRAIN = TrainConfig(epochs=EPOCHS, batch_size=32, lr=5e-3, precision="fp32", ema_decay=0.9)
 PLAIN = TRAIN.model_copy(update={"batch_size": 36, "dropout": 0.0})
@@ -172,10 +172,8 @@ def _agree(model: ModelArtifact, unbroken: Unbroken) -> bool:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_no_bit(
-    site: Site, unbroken: Unbroken, moment: float, rank: int, record_property: Callable[[str, object], None]
-) -> None:
-    reporter, saved = Striking(at_step=20 + int(moment * 120)), []
+def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_no_bit(site: Site, unbroken: Unbroken, moment: float, rank: int) -> None:
+    reporter, saved = Striking(at_step=20 + int(moment * 60)), []
 
     def strike() -> None:
         saved.append(site.last_step)
@@ -184,7 +182,7 @@ def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint_and_no_bit(
     reporter.strike = strike
     started_s = time.monotonic()
     model = site.train(reporter)
-    record_property("delay_s", round(time.monotonic() - started_s - unbroken.took_s, 1))
+    print(f"a kill -9 of rank {rank} cost {time.monotonic() - started_s - unbroken.took_s:.1f} s")
     assert site.weights(model) == unbroken.weights
     assert _learnt(model.curve) == _learnt(unbroken.curve)
     first, second = reporter.begun_at
@@ -205,7 +203,7 @@ def test_a_whole_ray_session_that_is_killed_with_its_driver_costs_no_bit(site: S
     driver = subprocess.Popen([sys.executable, __file__, str(site.folder.parent), short], env={**os.environ, "PYTHONWARNINGS": "ignore"})
     try:
         deadline_s = time.monotonic() + 120
-        while site.last_step < 20 + int(moment * 120):
+        while site.last_step < 20 + int(moment * 60):
             assert driver.poll() is None, "it ended before it was killed"
             assert time.monotonic() < deadline_s, "it has not come so far"
             time.sleep(0.05)
@@ -250,7 +248,7 @@ def test_a_store_that_is_silent_for_a_while_changes_nothing(unbroken: Unbroken, 
     with served() as server, Proxy(server.port, faults) as proxy:
         site = _site(tmp_path, server.config(proxy.url, "training"))
         reporter = Striking(at_step=40, strike=strike)
-        model = site.train(reporter, params={"pause_s": 0.1})
+        model = site.train(reporter)
         assert faults.num_struck > 0
         assert site.weights(model) == unbroken.weights
     assert _learnt(model.curve) == _learnt(unbroken.curve)
