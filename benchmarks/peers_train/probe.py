@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ def _watcher(path: Path, share: int) -> Callable[[nn.Module, tuple[Tensor, ...]]
         if module.training and len(inputs[0]) == share:
             begun.append(time.time())
             if len(begun) == 2 and not path.exists():
-                path.write_text(json.dumps(begun))
+                part = path.with_suffix(f".{os.getpid()}")  # ranks may come here at the same moment
+                part.write_text(json.dumps(begun))
+                part.replace(path)
 
     return note
