@@ -30,6 +30,9 @@ class Context:
         store_config: Which store; the embedded one where absent.
         cluster: `local`, a file of cluster/, or an address.
         is_kept: Leave local services running when the command ends.
+
+    Attributes:
+        libraries: Modules that the session's first user needs: imported while the local head comes up.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Context:
         self.store_config = store_config or StoreConfig()
         self.cluster = cluster
         self.limits = limits or LimitsConfig()
+        self.libraries: tuple[str, ...] = ()
         self._is_kept = is_kept
         self._lock: IO[str] | None = None
 
@@ -64,7 +68,7 @@ class Context:
         """The Ray session, connected on first use. Raises ClusterUnreachable or ClusterDenied, and ConfigError where it cannot reach the store."""
         from foundry_ray.runtime.session import connect
 
-        session = connect(self.cluster, settings=self.settings, limits=self.limits, reporter=self.reporter)
+        session = connect(self.cluster, settings=self.settings, limits=self.limits, reporter=self.reporter, libraries=self.libraries)
         if "store" in self.__dict__ and not self.store_config.uri.startswith("s3://") and not session.is_here():
             self._check_store(session)
         return session

@@ -62,6 +62,7 @@ def _trained(config: PipelineConfig, dataset: DatasetRef, stage_key: str, *, con
         )
 
     if resolved_engine(config.teacher) == "deepspeed":
+        context.libraries = ("ray.train.torch", "foundry_ray.training.group")
         return teacher(session=context.session, reporter=reporter)
     if context.is_local:
         return teacher(session=None, reporter=reporter)

@@ -35,6 +35,7 @@ def main(folder: Path) -> None:
     with open_context(f"file://{folder}/store") as context:
         config = DataConfig.model_validate({"source": "fashion_mnist", "split": _SPLIT, "augment": ["flip"]})
         dataset = data.prepare(config, task="image_classification", seed=0, store=context.store, settings=context.settings, reporter=context.reporter)
+        context.libraries = ("ray.train.torch", "foundry_ray.training.group")  # as the teacher's stage connects
         _ = context.session
         stage_key, called = uuid.uuid4().hex, time.time()
         _fit(context, dataset, stage_key, probe)

@@ -31,10 +31,20 @@ from foundry_ray.runtime.remote_call import watch
 T = TypeVar("T")
 
 
-def connect(cluster: str, *, settings: Settings, limits: LimitsConfig, reporter: Reporter, clock: Clock | None = None) -> Session:
+def connect(
+    cluster: str, *, settings: Settings, limits: LimitsConfig, reporter: Reporter, clock: Clock | None = None, libraries: Sequence[str] = ()
+) -> Session:
     """Join the cluster that `cluster:` names, and start the local head where that is what it names and none runs.
 
     A process that is connected already keeps its connection, which closing the session then leaves open.
+
+    Args:
+        cluster: As in a pipeline.
+        settings: Say where FOUNDRY_HOME is.
+        limits: Hold the longest wait.
+        reporter: Warned of what is ignored.
+        clock: The system's where absent.
+        libraries: Modules that will be needed: imported while the local head comes up.
 
     Raises:
         ClusterUnreachable: Nobody answers within `limits.connect_timeout_s`.
@@ -46,7 +56,7 @@ def connect(cluster: str, *, settings: Settings, limits: LimitsConfig, reporter:
     if _is_connected():
         return Session(reporter=reporter, is_owner=False, started_head=False)
     if place.address == LOCAL:
-        return _connect_local(place, settings, limits, reporter, clock)
+        return _connect_local(place, settings, limits, reporter, clock, libraries)
     return _connect_to(place, limits, reporter, clock)
 
 
@@ -154,17 +164,22 @@ def on_one_node(nodes: Sequence[Mapping[str, float]], *, num_cpus: float, num_gp
     return min(num_cpus, most) if most >= 1 else num_cpus
 
 
-def _connect_local(place: Place, settings: Settings, limits: LimitsConfig, reporter: Reporter, clock: Clock) -> Session:
+def _connect_local(place: Place, settings: Settings, limits: LimitsConfig, reporter: Reporter, clock: Clock, libraries: Sequence[str]) -> Session:
     was_running = local_head.status(settings) is not None
     if was_running and place.options != local_head.HeadOptions():
         reporter.warn("The local head runs already: the sizes in the cluster file are ignored until `foundry cluster down`.")
     apply_to_driver(token_path=local_head.token_path(settings), is_loopback=True)  # before the import, which reads it
-    loading = threading.Thread(target=importlib.import_module, args=("ray",), daemon=True)
-    loading.start()  # takes about as long as the head needs to open its first port
+    loading = threading.Thread(target=_load, args=(("ray", *libraries),), daemon=True)
+    loading.start()  # takes about as long as the head needs to open its first port, and then to bring its node up
     head = local_head.up(settings, clock, limits.connect_timeout_s, options=place.options, is_complete=False)
     loading.join(limits.connect_timeout_s)
     _init(head.address, node_ip="127.0.0.1")
     return Session(reporter=reporter, is_owner=True, started_head=not was_running)
+
+
+def _load(modules: Sequence[str]) -> None:
+    for name in modules:
+        importlib.import_module(name)
 
 
 def _connect_to(place: Place, limits: LimitsConfig, reporter: Reporter, clock: Clock) -> Session:
