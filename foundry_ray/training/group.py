@@ -39,11 +39,10 @@ def run_group(job: RankJob, attempt: Attempt, scratch: Scratch) -> tuple[RankFai
     """Run a group to its end and say how its ranks failed; empty if they did not."""
     import ray.exceptions
     import ray.train
-    from ray.train.torch import TorchTrainer
 
     name = f"train-{attempt.name}"
     try:
-        TorchTrainer(_worker, train_loop_config={"work": _Work(job=job, attempt=attempt)}, **_settings(job, attempt, scratch, name)).fit()
+        _trainer_class()(_worker, train_loop_config={"work": _Work(job=job, attempt=attempt)}, **_settings(job, attempt, scratch, name)).fit()
     except ray.train.WorkerGroupError as error:
         return tuple(_of_rank(rank, failure) for rank, failure in sorted(error.worker_failures.items())) or (_of_controller(error),)
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
@@ -52,6 +51,17 @@ def run_group(job: RankJob, attempt: Attempt, scratch: Scratch) -> tuple[RankFai
         with suppress(StoreError):  # what stays is cleared by the next attempt
             scratch.clear(name)
     return ()
+
+
+def _trainer_class() -> Any:
+    """Ray's trainer without the actor that deals out shards of Ray Data: it would start with each group, and nobody asks it for anything."""
+    from ray.train.torch import TorchTrainer
+
+    class WithoutData(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ != "DatasetsCallback"]
+
+    return WithoutData
 
 
 def _settings(job: RankJob, attempt: Attempt, scratch: Scratch, name: str) -> dict[str, Any]:

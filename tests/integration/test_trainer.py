@@ -118,3 +118,18 @@ def test_what_is_free_is_told_node_by_node(reporter: RecordingReporter) -> None:
     ((node, free),) = session.free().items()
     assert list(session.nodes()) == [node]
     assert 0 <= free.get("CPU", 0.0) <= session.nodes()[node]["CPU"] == 2
+
+
+def test_ray_still_makes_the_callback_that_is_left_out() -> None:
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from foundry_ray.training.group import _trainer_class
+
+    def names(kind: type[TorchTrainer]) -> list[str]:
+        trainer = kind(lambda: None, scaling_config=ScalingConfig(num_workers=1))
+        return [type(callback).__name__ for callback in trainer._create_default_callbacks()]
+
+    whole = names(TorchTrainer)
+    assert "DatasetsCallback" in whole
+    assert names(_trainer_class()) == [name for name in whole if name != "DatasetsCallback"]
