@@ -121,6 +121,7 @@ class SearchSpace:
     params: tuple[Param, ...]
     objectives: tuple[Objective, ...] = ()
     constraints: tuple[str, ...] = ()
+    relations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +150,14 @@ class CompressionRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One sampled configuration and what became of it. `values` are the last reported metrics by name (val only)."""
+    """One sampled configuration and what became of it. `values` are the last reported metrics by name (val only).
+
+    Attributes:
+        rung: Index of the highest rung that it reached.
+        dominated: Why it is no candidate although its values are real: it is compressed, and not faster than the teacher. Empty otherwise.
+        device: Fingerprint of the device that its latency is of.
+        bracket: Of Hyperband; 0 elsewhere.
+    """
 
     trial_id: str
     number: int
@@ -165,11 +173,28 @@ class Trial:
     error: str | None = None
     seed: int = 0
     duration_s: float = 0.0
+    dominated: str = ""
+    device: str = ""
+    bracket: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyProgress:
+    """How far a study was when a trial reported: `hypervolume` is that of all values until then, as a share of the box up to the worst of them."""
+
+    at_s: float
+    worker_seconds: float
+    epochs: int
+    num_trials: int
+    hypervolume: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
-    """What a study found. `pareto_front` and `chosen` are trial numbers; `worker_seconds` is the sum over trials."""
+    """What a study found. `pareto_front` and `chosen` are trial numbers; `worker_seconds` is the sum over trials.
+
+    `stopped_by` says what ended the asking: `trials`, `wall_time_s`, `worker_hours`, `cost`, `min_gain_per_worker_hour` or `space` (a grid is done).
+    """
 
     study_name: str
     study_key: str
@@ -179,6 +204,9 @@ class StudyResult:
     chosen: int
     num_by_state: Mapping[str, int]
     worker_seconds: float
+    history: tuple[StudyProgress, ...] = ()
+    stopped_by: str = ""
+    cost: float = 0.0
 
     @property
     def chosen_trial(self) -> Trial:

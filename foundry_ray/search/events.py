@@ -7,7 +7,12 @@
 | start | before the job starts | a waiting trial goes on to the next rung |
 | prepared | once per trial | its cost, bytes and latency, and the hash of what it really is |
 | rung | at a rung | its metrics, its learning curve since the last one, its checkpoint |
+| exploit | before the job starts | it goes on with another trial's weights and with these parameters (PBT) |
+| measured | when a study goes on elsewhere | its latency on the device that there is now |
+| adopt | when a study extends another | a trial of that study, with its results, which counts as one of this |
+| suggest | when a study extends another | parameters that are to be tried before the sampler is asked |
 | duplicate | instead of training | it is the same as an earlier trial, whose values answer for it |
+| dominated | instead of training | it is compressed and not faster than the teacher |
 | infeasible | instead of training | it breaks a hard constraint, or the recipe cannot be carried out |
 | died | when its process is lost | it is tried again within the budget |
 | failed | at its end | it cannot be continued |
@@ -22,7 +27,23 @@ from typing import Literal, cast
 
 from foundry_ray.types import Json, Scalar, from_json, to_json
 
-Kind = Literal["open", "ask", "start", "prepared", "rung", "duplicate", "infeasible", "died", "failed", "epoch"]
+Kind = Literal[
+    "open",
+    "ask",
+    "start",
+    "prepared",
+    "rung",
+    "exploit",
+    "measured",
+    "adopt",
+    "suggest",
+    "duplicate",
+    "dominated",
+    "infeasible",
+    "died",
+    "failed",
+    "epoch",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +55,12 @@ class Event:
         attrs: What the sampler wants to remember of its proposal.
         effective: Hash of the model as it really is, with the hyperparameters.
         excess: By how much the constraints are broken, summed over them, each as a share of its limit.
-        of: The earlier trial that this one repeats.
+        of: The earlier trial that this one repeats (duplicate), or whose weights it takes over (exploit).
+        from_rung: The rung at which the donor had those weights (exploit).
+        bracket: Of Hyperband (ask).
+        at_s: Seconds of the study, over all its drivers, when this happened.
+        device: Fingerprint of the device that the latency is of (prepared, measured).
+        source: Key of the study that a trial or its parameters come from (adopt, suggest).
         driver: Who wrote it (open).
     """
 
@@ -53,6 +79,11 @@ class Event:
     of: int = -1
     error: str = ""
     duration_s: float = 0.0
+    from_rung: int = 0
+    bracket: int = 0
+    at_s: float = 0.0
+    device: str = ""
+    source: str = ""
     driver: str = ""
 
     def to_json(self) -> dict[str, Json]:
@@ -68,12 +99,13 @@ def event_from_json(document: Json, *, what: str) -> Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A stretch of one trial, from a checkpoint to a rung: what an executor runs.
+    """A stretch of one trial, from a checkpoint to a rung, and on from there for as long as `observe` says so: what an executor runs.
 
     Attributes:
-        rung: Index of the rung at its end.
+        rung: Index of the first rung that it comes to.
         from_epoch: Epochs that are done, in `checkpoint`.
-        to_epoch: Epochs at the rung.
+        to_epoch: Epochs at that rung; where it equals `from_epoch`, only the latency is measured.
+        later: Epochs at the rungs after it.
         known: What is measured already, so that it is not measured again; empty for a trial that was never prepared.
     """
 
@@ -85,6 +117,7 @@ class Job:
     to_epoch: int
     checkpoint: str | None = None
     known: Mapping[str, float] = field(default_factory=dict)
+    later: tuple[int, ...] = ()
 
 
 _DEFAULTS: dict[str, Json] = {one.name: cast(dict[str, Json], to_json(Event(kind="open")))[one.name] for one in fields(Event)} | {"kind": None}

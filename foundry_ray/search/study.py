@@ -102,7 +102,7 @@ def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: 
     space = load_space(context.search.space, context.search)
     rules = _rules(context, space)
     state = StudyState(
-        recipe_of=_recipe_of, num_rungs=len(schedulers.resources(context.search.scheduler)), max_failures=context.search.max_trial_failures
+        recipe_of=_recipe_of, num_rungs=len(schedulers.resources(context.search.scheduler)), max_failures=context.search.trial.max_failures
     )
     journal = Journal(context.store, f"studies/{study_key}/journal", driver=f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}")
     state.replay(journal.open())
