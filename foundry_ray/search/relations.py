@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from foundry_ray.errors import SearchSpaceError, UnknownKey
-from foundry_ray.types import Param, Scalar
+from foundry_ray.types import Param, Scalar, SearchSpace
 
 _MAX_CHARS = 400
 """Longer than any relation that a person reads, and short enough that no nesting in it exhausts the stack."""
@@ -95,6 +95,11 @@ def parse(text: str, *, where: str, params: Sequence[Param]) -> Relation:
     for name in sorted(names):
         _check_number(name, by_name, source, where=where)
     return Relation(text=source, names=names, tree=tree)
+
+
+def of(space: SearchSpace) -> tuple[Relation, ...]:
+    """The relations of a space that was checked when it was read."""
+    return tuple(parse(text, where="search space", params=space.params) for text in space.relations)
 
 
 def _tree(source: str, *, where: str) -> ast.Compare:

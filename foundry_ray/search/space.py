@@ -15,12 +15,15 @@ from foundry_ray import assets
 from foundry_ray.config import ObjectiveConfig, TrainConfig, read_yaml, validate
 from foundry_ray.errors import SearchSpaceError, UnknownKey
 from foundry_ray.search import constraints as limits
+from foundry_ray.search import points, relations
+from foundry_ray.search.points import in_order as in_order
+from foundry_ray.search.points import is_active as is_active
 from foundry_ray.types import Objective, Param, Scalar, SearchSpace
 
 if TYPE_CHECKING:
     from foundry_ray.config import SearchConfig
 
-_SECTIONS = ("params", "objectives", "constraints")
+_SECTIONS = ("params", "relations", "objectives", "constraints")
 _RANGES = ("float", "int")
 _KINDS = (*_RANGES, "choice")
 _PARAM_KEYS = (*_KINDS, "log", "step", "when")
@@ -38,68 +41,41 @@ def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
     document = read_yaml(path)
     where = path.name
     _check_keys(document, _SECTIONS, where=where)
+    params = _params(document.get("params"), where=where)
     space = SearchSpace(
-        params=_params(document.get("params"), where=where),
+        params=params,
+        relations=_relations(document.get("relations", []), params, where=where),
         objectives=_objectives(document.get("objectives"), config, where=where),
         constraints=_constraints(document.get("constraints"), config, where=where),
     )
+    points.check_relations(space, where=where)
     check_recipes(space, where=where)
     return space
 
 
 def check_recipes(space: SearchSpace, *, where: str) -> None:
-    """Make the recipes of both ends of the space, so that a parameter that nothing understands is an error before anything starts."""
+    """Make the recipes of points at the rim and inside, so that a parameter that nothing understands is an error before anything starts.
+
+    Points that no trial can have, because they break a relation, are left out.
+    """
     from foundry_ray.compression import recipe_from_params
     from foundry_ray.training.mixing import check_mixing
+    from foundry_ray.training.optimizers import check_optimizer
 
-    for pick in (0, -1):
-        hyperparams, recipe = recipe_from_params(_corner(space, pick, where=where))
+    for point in points.probes(space):
+        hyperparams, recipe = recipe_from_params(point)
+        _check_epochs(hyperparams, where=where)
         train = validate(TrainConfig, dict(hyperparams), where=f"{where}: params")
+        check_optimizer(train.optimizer, key=f"{where}: params.optimizer")
         check_mixing(train, has_images=True, distils=recipe.step("distil") is not None)
 
 
-def _corner(space: SearchSpace, pick: int, *, where: str) -> dict[str, Scalar]:
-    chosen: dict[str, Scalar] = {}
-    for param in in_order(space.params, where=where):
-        if is_active(param, chosen):
-            chosen[param.name] = ends(param)[pick]
-    return chosen
-
-
-def ends(param: Param) -> tuple[Scalar, ...]:
-    """The lowest and the highest value of a range, or all choices."""
-    if param.kind == "categorical":
-        return param.choices
-    assert param.low is not None
-    assert param.high is not None
-    cast_to = int if param.kind == "int" else float
-    return (cast_to(param.low), cast_to(param.high))
-
-
-def is_active(param: Param, chosen: Mapping[str, Scalar]) -> bool:
-    """Whether `param` exists beside these values: each of its conditions names a parameter that exists and has one of the values."""
-    return all(name in chosen and chosen[name] in values for name, values in param.when.items())
-
-
-def in_order(params: Sequence[Param], *, where: str = "search space") -> tuple[Param, ...]:
-    """The parameters so that each comes after those that its `when` names.
-
-    Raises:
-        SearchSpaceError: The conditions go in a circle.
-    """
-    ordered: list[Param] = []
-    left = list(params)
-    while left:
-        known = {param.name for param in ordered}
-        ready = [param for param in left if set(param.when) <= known]
-        if not ready:
-            names = ", ".join(param.name for param in left)
-            raise SearchSpaceError(
-                f"{where}: the `when` of {names} go in a circle.", hint="let one of them stand without `when`.", param=left[0].name
-            )
-        ordered += ready
-        left = [param for param in left if param not in ready]
-    return tuple(ordered)
+def _check_epochs(hyperparams: Mapping[str, Scalar], *, where: str) -> None:
+    """Trials are compared at equal epochs, and the scheduler ends them; a parameter that does so too would make a rung mean nothing."""
+    for name in ("epochs", "early_stopping_epochs"):
+        if name in hyperparams:
+            message = f"{where}: params.{name} is to be searched, wanted one number of epochs for all trials: they are compared at equal ones."
+            raise SearchSpaceError(message, hint=f"remove `{name}`, and set `student.epochs` and `search.scheduler.rungs`.", param=name)
 
 
 def _params(section: object, *, where: str) -> tuple[Param, ...]:
@@ -111,7 +87,7 @@ def _params(section: object, *, where: str) -> tuple[Param, ...]:
     by_name = {param.name: param for param in params}
     for param in params:
         _check_when(param, by_name, where=where)
-    in_order(params, where=where)
+    points.in_order(params, where=where)
     return params
 
 
@@ -198,7 +174,7 @@ def _check_when(param: Param, by_name: Mapping[str, Param], *, where: str) -> No
             )
         never = [value for value in values if not _can_be(by_name[other], value)]
         if never:
-            hint = f"{other} can be {list(ends(by_name[other]))}."
+            hint = f"{other} can be {list(points.ends(by_name[other]))}."
             raise SearchSpaceError(
                 f"{where}: params.{param.name}.when wants {other} to be {never[0]!r}, which it never is.", hint=hint, param=param.name
             )
@@ -210,6 +186,14 @@ def _can_be(param: Param, value: Scalar) -> bool:
     assert param.low is not None
     assert param.high is not None
     return isinstance(value, (int, float)) and param.low <= value <= param.high
+
+
+def _relations(section: object, params: Sequence[Param], *, where: str) -> tuple[str, ...]:
+    if not isinstance(section, list) or not all(isinstance(one, str) for one in section):
+        raise SearchSpaceError(
+            f"{where}: relations is {section!r}, wanted a list of texts.", hint='write `relations: ["width * depth <= 64"]`.', param=None
+        )
+    return tuple(relations.parse(one, where=where, params=params).text for one in section)
 
 
 def _objectives(section: object, config: SearchConfig, *, where: str) -> tuple[Objective, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foundry_ray.config import ObjectiveConfig, SearchConfig
-from foundry_ray.errors import ConfigError, FoundryError, RecipeInfeasible, SearchSpaceError, UnknownKey
+from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, RecipeInfeasible, SearchSpaceError, UnknownKey
 from foundry_ray.search.space import load_space
 from foundry_ray.types import SearchSpace
 
@@ -67,6 +67,13 @@ def test_the_pipelines_objectives_and_constraints_win(tmp_path: Path) -> None:
         ("params: {lr: {float: [0.1, 1]}}\nobjectives: [{metric: latency_p50, mode: min}]", UnknownKey, "did you mean `latency_p50_ms`?"),
         ("params: {learning_rate: {float: [0.1, 1]}}", UnknownKey, "learning_rate is no key"),
         ("params: {prune_ratio: {float: [0.1, 1.5]}}", RecipeInfeasible, "ratio"),
+        ("params: {optimizer: {choice: [adamw, adamm, sgd]}}", OutOfRange, "did you mean 'adamw'?"),
+        ("params: {epochs: {int: [1, 9]}}", SearchSpaceError, "wanted one number of epochs for all trials"),
+        ("params: {lr: {float: [0.1, 1]}}\nrelations: 'lr < 1'", SearchSpaceError, "relations is 'lr < 1', wanted a list of texts"),
+        ("params: {lr: {float: [0.1, 1]}}\nrelations: ['lr << 3']", SearchSpaceError, "is not one comparison"),
+        ("params: {lr: {float: [0.1, 1]}}\nrelations: ['rl < 3']", UnknownKey, "did you mean `lr`?"),
+        ("params: {lr: {float: [0.1, 1]}}\nrelations: ['lr > 1']", SearchSpaceError, "'lr > 1' holds at none of 2,000 points"),
+        ("params: {lr: {float: [0.1, 1]}}\nrelation: ['lr > 1']", UnknownKey, "did you mean `relations`?"),
     ],
 )
 def test_a_bad_space_is_refused_with_what_got_wanted_and_a_hint(tmp_path: Path, text: str, error: type[FoundryError], message: str) -> None:
@@ -75,6 +82,18 @@ def test_a_bad_space_is_refused_with_what_got_wanted_and_a_hint(tmp_path: Path, 
     assert message in str(caught.value)
     assert caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_relations_are_read_into_the_space(tmp_path: Path) -> None:
+    text = "params: {width: {int: [8, 32]}, depth: {int: [1, 4]}}\nrelations: ['width  * depth <= 64', 'depth < width']"
+    assert _load(tmp_path, text).relations == ("width * depth <= 64", "depth < width")
+
+
+def test_what_a_relation_rules_out_is_not_held_against_the_space(tmp_path: Path) -> None:
+    text = "params: {mixup_alpha: {choice: [0.0, 0.4]}, distil_alpha: {choice: [0.0, 0.9]}, distil_temperature: {float: [1, 4]}}"
+    with pytest.raises(ConfigError, match="while distilling"):
+        _load(tmp_path, text)
+    assert _load(tmp_path, f"{text}\nrelations: ['mixup_alpha * distil_alpha == 0']").relations
 
 
 def test_mixing_beside_a_teachers_cached_answers_is_refused(tmp_path: Path) -> None:
