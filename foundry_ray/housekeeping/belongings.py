@@ -33,11 +33,14 @@ Read: TypeAlias = "Callable[[str], tuple[Document, Json]]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belongings:
-    """The documents of a run by their plain keys, the version that it registered, if it did, and the trials that its study chose."""
+    """The documents of a run by their plain keys, the version that it registered, if it did, and the checkpoints of its study's front.
+
+    A checkpoint of the front may lie with another study, from which this one took the trial over.
+    """
 
     documents: Mapping[str, Document]
     registered: RegistryEntry | None
-    front: frozenset[int]
+    front: frozenset[str]
 
     @property
     def stage_keys(self) -> frozenset[str]:
@@ -91,8 +94,12 @@ def collect(run_id: str, read: Read, list_reports: Callable[[str], list[str]]) -
         report, _ = read(key)
         if all(plain(one) in documents for one in _followed(report)):  # those of other runs stay
             documents[key] = report
-    front = {*study.pareto_front, study.chosen} if study is not None else set()
-    return Belongings(documents=documents, registered=registered, front=frozenset(number for number in front if number is not None))
+    return Belongings(documents=documents, registered=registered, front=_front_checkpoints(study) if study is not None else frozenset())
+
+
+def _front_checkpoints(study: StudyResult) -> frozenset[str]:
+    numbers = {*study.pareto_front, study.chosen}
+    return frozenset(trial.checkpoint for trial in study.trials if trial.number in numbers and trial.checkpoint)
 
 
 def plain(key: str) -> str:

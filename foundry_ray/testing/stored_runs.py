@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from foundry_ray.artifacts.manifests import publish, put_json
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import register
-from foundry_ray.runlog import StageResult, commit_result, save_run
+from foundry_ray.runlog import StageResult, commit_result, forget_result, save_run
 from foundry_ray.search.events import Event
 from foundry_ray.search.journal import Journal
 from foundry_ray.testing import samples
@@ -29,7 +29,9 @@ from foundry_ray.types import (
     SplitInfo,
     StageRecord,
     StageStatus,
+    StudyResult,
     canonical_sha256,
+    from_json,
     to_json,
 )
 
@@ -67,6 +69,25 @@ def store_run(store: ArtifactStore, *, clock: Clock, run_id: str = RUN_ID, seed:
     run.finish("registry", to_json(entry))
     run.checkpoints()
     return run.save()
+
+
+def store_extending_run(store: ArtifactStore, first: RunRecord, *, clock: Clock, run_id: str = "mnist-20260102-000000-bbbb") -> RunRecord:
+    """Store a run like `store_run`'s whose chosen trial is one that the study of `first` stopped: its checkpoint lies there."""
+    record = store_run(store, clock=clock, run_id=run_id, seed=1)
+    theirs, ours = (from_json(StudyResult, _search(one).outputs, what="study") for one in (first, record))
+    taken = replace(ours.trials[0], checkpoint=theirs.trials[2].checkpoint)
+    search = replace(_search(record), outputs=to_json(replace(ours, trials=(taken, *ours.trials[1:]))))
+    record = replace(record, stages=tuple(search if stage.name == "search" else stage for stage in record.stages))
+    save_run(store, record)
+    forget_result(store, "search", search.key)
+    commit_result(store, "search", search.key, StageResult(outputs=search.outputs, run_id=run_id, created_at="", duration_s=1.0, versions={}))
+    return record
+
+
+def _search(record: RunRecord) -> StageRecord:
+    stage = record.stage("search")
+    assert stage is not None, "a stored run has a study"
+    return stage
 
 
 def store_checkpoint(store: ArtifactStore, stage_key: str, *, epoch: int, data: bytes, attempt: str = "a") -> Checkpoint:
