@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def check(config: PipelineConfig) -> None:
-    """Everything that is wrong wherever it runs: names, the training, the space, the policy. Raises ConfigError and its kin.
+def check(config: PipelineConfig, *, until: str | None = None) -> None:
+    """Everything that is wrong wherever it runs: names, the training, the search. Raises ConfigError and its kin.
 
     Something of the user's own (`import:`) is imported: whether that works is a part of the question.
+
+    Args:
+        until: The last stage; all of them where None.
     """
     from foundry_ray import models, tasks
-    from foundry_ray.search.policy import parse_policy
-    from foundry_ray.search.space import load_space
+    from foundry_ray.search.checks import check_search, check_students
     from foundry_ray.training.checks import check_batch, check_training
 
     models.check(config.teacher.model)
@@ -37,8 +39,13 @@ def check(config: PipelineConfig) -> None:
     check_training(config.teacher)
     if config.data.split.train >= 1:
         check_batch(config.teacher, int(config.data.split.train))
-    load_space(config.search.space, config.search)
-    parse_policy(config.search.choose)
+    space = check_search(config)
+    if _searches(until):
+        check_students(space, config)
+
+
+def _searches(until: str | None) -> bool:
+    return until not in ("data", "teacher")
 
 
 def check_data(config: PipelineConfig, settings: Settings) -> Schema:
@@ -73,10 +80,13 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         ResourcesUnavailable: The workers do not fit this machine, which is what trains.
     """
     from foundry_ray.runtime import local_head
+    from foundry_ray.search.checks import check_imported
+    from foundry_ray.search.space import load_space
     from foundry_ray.training.checks import check_machine
 
-    if until not in ("data", "teacher"):
+    if _searches(until):
         images_only(schema, what="the search for a student")
+        check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
     head = _local_head(config.cluster, settings)
     if head is not None:
         is_running = local_head.status(settings) is not None

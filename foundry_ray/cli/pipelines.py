@@ -69,9 +69,9 @@ def run(
     from foundry_ray.planning import check, check_data, check_run, check_stages
 
     config = load_config(pipeline, set_ or (), scale=scale)
-    check(config)
     check_stages(fresh or ())
     check_stages([until] if until else (), option="--until")
+    check(config, until=until)
     config = config.model_copy(update={"store": store_config(store) if store else config.store, "cluster": address or config.cluster})
     check_run(config, check_data(config, settings()), settings(), until=until)
     with open_context(config.store, cluster=config.cluster, keep=keep, events=config.name) as context:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from foundry_ray.config import ObjectiveConfig, SearchConfig
+from foundry_ray.config import ObjectiveConfig, SearchConfig, load_config
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, RecipeInfeasible, SearchSpaceError, UnknownKey
+from foundry_ray.search.checks import check_students
 from foundry_ray.search.space import load_space
 from foundry_ray.types import SearchSpace
 
@@ -16,11 +17,25 @@ def _load(folder: Path, text: str, config: SearchConfig | None = None) -> Search
     return load_space(str(path), config or SearchConfig())
 
 
-@pytest.mark.parametrize("name", ["joint_cnn", "compression", "hyperparameters"])
-def test_every_shipped_space_loads(name: str) -> None:
-    space = load_space(name, SearchConfig())
+SPACES = Path(__file__).parents[3] / "search_spaces"
+SHIPPED = sorted(path.stem for path in SPACES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_space_loads_and_suits_the_shipped_pipeline(name: str) -> None:
+    config = load_config(SPACES.parent / "pipeline.yaml", [f"search.space={name}"])
+    space = load_space(name, config.search)
     assert len(space.params) >= 4
     assert space.objectives[0].metric == "accuracy"
+    check_students(space, config)
+
+
+def test_the_page_on_the_grammar_is_a_space_and_names_those_that_are_shipped(tmp_path: Path) -> None:
+    page = (SPACES / "README.md").read_text()
+    space = _load(tmp_path, page.partition("```yaml\n")[2].partition("```")[0])
+    assert {param.kind for param in space.params} == {"float", "int", "categorical"}
+    assert space.relations == ("width * depth <= 48",)
+    assert all(f"| `{name}` |" in page for name in SHIPPED)
 
 
 def test_a_space_says_what_the_grammar_says(tmp_path: Path) -> None:
