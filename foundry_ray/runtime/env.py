@@ -119,6 +119,18 @@ def apply_for_deepspeed(device: str) -> None:
         os.environ["LOCAL_RANK"] = index or "0"
 
 
+def remembered() -> Variables:
+    """This process's environment as it is now."""
+    return Variables(os.environ)
+
+
+def restore_env(variables: Mapping[str, str]) -> None:
+    """Make this process's environment what it was: what user code set is gone, what it removed is back."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in variables.items() if os.environ.get(name) != value})
+
+
 def _refresh_ray(is_loopback: bool | None) -> None:
     """Ray reads these when it is imported, and offers no way to read them again. Where it is loaded already, tell it."""
     from ray._private import ray_constants
