@@ -15,6 +15,10 @@ from foundry_ray.documents import canonical_sha256 as canonical_sha256
 from foundry_ray.documents import from_json as from_json
 from foundry_ray.documents import parse_json as parse_json
 from foundry_ray.documents import to_json as to_json
+from foundry_ray.plans import Plan as Plan
+from foundry_ray.plans import PlannedStage as PlannedStage
+from foundry_ray.plans import PlannedTraining as PlannedTraining
+from foundry_ray.plans import SpaceProfile as SpaceProfile
 from foundry_ray.schemas import ImageSchema as ImageSchema
 from foundry_ray.schemas import Preprocessing as Preprocessing
 from foundry_ray.schemas import Schema as Schema
@@ -374,43 +378,6 @@ class RunRecord:
 
     def stage(self, name: str) -> StageRecord | None:
         return next((stage for stage in self.stages if stage.name == name), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStage:
-    """What a run would do with a stage. `key` is empty where it hangs on the output of a stage that has not run."""
-
-    name: str
-    action: Literal["reused", "resumed", "run", "skipped"]
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedTraining:
-    """How the teacher would be trained. Steps are None until the data is prepared; `zero_stage` is None where nothing is sharded."""
-
-    engine: Literal["torch", "deepspeed"]
-    precision: str
-    batch_size: int
-    num_workers: int
-    min_workers: int
-    micro_batch_size: int
-    accumulation: int
-    zero_stage: int | None
-    steps_per_epoch: int | None
-    num_steps: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A checked configuration with everything resolved, and its stages."""
-
-    pipeline: str
-    config: Json
-    stages: tuple[PlannedStage, ...]
-    training: PlannedTraining
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
