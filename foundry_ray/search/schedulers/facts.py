@@ -6,7 +6,7 @@ and its answer is a function of what it was told. It touches no store, no clock 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -25,7 +25,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """A trial has a result at `rung`.
+    """A trial has a result at `rung`. One that was told before takes the place of what it said (its latency was measured anew).
 
     Attributes:
         losses: Its objectives there as losses, smaller is better, the most important first; not finite where one is missing.
@@ -115,4 +115,10 @@ class Scheduler(Protocol):
 
         Args:
             can_ask: The budget leaves room for a new trial. Without it, no `Begin` is answered.
+        """
+
+    def waiting(self) -> Sequence[tuple[int, int]]:
+        """(number, rung) of the trials that were not sent on from the rung that they reached, and could be; the highest rung first.
+
+        Those that lack a loss are not among them. Whoever sends one on regardless of `next`, as at the end of a study, tells it as `Started`.
         """
