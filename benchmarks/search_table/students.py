@@ -1,0 +1,110 @@
+"""Real trials of students on Fashion-MNIST: the data, a teacher that is trained once, and what the trials of a study share.
+
+Everything is the shipped example's but for fewer images and another split, and lies in a store of its own, so that it is made once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from benchmarks.record import ROOT, foundry, timed, work_folder
+from foundry_ray.artifacts import manifests, open_store
+from foundry_ray.clock import SystemClock
+from foundry_ray.config import LatencyConfig, Settings, load_config
+from foundry_ray.protocols import ArtifactStore, Reporter
+from foundry_ray.schemas import images_only
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, from_json
+
+if TYPE_CHECKING:
+    from foundry_ray.search.trial import TrialContext, TrialRunner
+
+PIPELINE = ROOT / "examples" / "fashion_mnist" / "pipeline.yaml"
+NUM_TRAIN, NUM_VAL = 6_000, 4_000
+LATENCY = LatencyConfig()
+_TEACHER_TIMEOUT_S = 1_800.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Students:
+    """Where the trials find what they need. Picklable."""
+
+    dataset: DatasetRef
+    teacher: ModelArtifact
+    store_uri: str
+    home: Path
+
+    @property
+    def settings(self) -> Settings:
+        """Of the benchmark's own FOUNDRY_HOME."""
+        return Settings(home=self.home)
+
+    def open_store(self) -> ArtifactStore:
+        """The store of data, teacher and latencies."""
+        return open_store(self.store_uri, settings=self.settings)
+
+
+def prepared(folder: Path, *, reporter: Reporter) -> Students:
+    """Data, teacher and the teacher's logits, made where they are not.
+
+    Args:
+        folder: Where the store is.
+        reporter: Told how far the logits are.
+    """
+    home, uri = work_folder("fashion"), f"file://{folder}/store"
+    env = {"FOUNDRY_HOME": str(home)}
+    assert timed(foundry("data", "fetch", "fashion_mnist"), env=env).code == 0, "Fashion-MNIST could not be fetched"
+    split = [word for name, rows in (("train", NUM_TRAIN), ("val", NUM_VAL)) for word in ("--set", f"data.split.{name}={rows}")]
+    command = foundry("run", str(PIPELINE.relative_to(ROOT)), *split, "--store", uri, "--until", "teacher", "--json")
+    done = timed(command, env=env, timeout_s=_TEACHER_TIMEOUT_S)
+    assert done.code == 0, f"the teacher ended with exit code {done.code}: {done.stdout[-2000:]}"
+    stages: dict[str, Json] = {stage["name"]: stage["outputs"] for stage in json.loads(done.stdout)["stages"]}
+    dataset, teacher = (from_json(kind, stages[name], what=name) for kind, name in ((DatasetRef, "data"), (ModelArtifact, "teacher")))
+    assert isinstance(dataset, DatasetRef)
+    assert isinstance(teacher, ModelArtifact)
+    students = Students(dataset=dataset, teacher=teacher, store_uri=uri, home=home)
+    shared_context(students, reporter=reporter)
+    return students
+
+
+def shared_context(students: Students, *, reporter: Reporter) -> TrialContext:
+    """What the trials of one study share, as `search.study` would give it to them."""
+    from foundry_ray import data
+    from foundry_ray.search.targets import TargetSpec, teacher_logits, trial_seed
+    from foundry_ray.search.trial import TrialContext
+
+    config, store, key = load_config(PIPELINE), students.open_store(), students.teacher.artifact.key
+    seed, augment = trial_seed(config.seed), config.data.augment
+    spec = TargetSpec(dataset=students.dataset, teacher=students.teacher, augment=augment, views=config.student.target_views, seed=seed)
+    return TrialContext(
+        train=data.load_split(students.dataset, "train", store=store),
+        val=data.load_split(students.dataset, "val", store=store),
+        logits_VNC=teacher_logits(spec, store=store, reporter=reporter),
+        teacher_description=json.loads(manifests.read_file(store, key, "architecture.json")),
+        teacher_tensors=manifests.read_file(store, key, "model.safetensors"),
+        family=students.teacher.family,
+        schema=images_only(students.dataset.schema, what="a benchmark of students"),
+        task=config.task,
+        augment=augment,
+        student=config.student,
+        constraints=(),
+        batch_size=LATENCY.batch_size,
+        seed=seed,
+        prefix="studies/benchmark/trials",
+    )
+
+
+def runner(students: Students, context: TrialContext, *, reporter: Reporter) -> TrialRunner:
+    """The product's own, with the real latency meter; it pauses while another process measures."""
+    from foundry_ray.evaluation.latency import RuntimeLatencyMeter
+    from foundry_ray.evaluation.quiet import QuietGate
+    from foundry_ray.search.trial import TrialRunner
+
+    clock, gate, store = SystemClock(), QuietGate(home=students.home), students.open_store()
+    pause: Callable[[], None] = lambda: (gate.wait(clock), None)[1]  # noqa: E731
+    meter = RuntimeLatencyMeter(store=store, threads=LATENCY.threads, budget_s=LATENCY.budget_s, clock=clock, gate=gate)
+    return TrialRunner(context, store=store, meter=meter, clock=clock, reporter=reporter, between_steps=pause)
