@@ -83,7 +83,8 @@ def claims(runs: Sequence[Run]) -> list[Claim]:
     seen = {f"{method}_epochs_to_{peer}s_volume_{name}": value for (method, peer), numbers in until.items() for name, value in numbers.items()}
     volumes = {f"{peer}s_volume": volume for peer, volume in wanted.items()}
     evidence = [_summary(run, wanted) for run in runs]
-    what = f"{len(by_method['moasha'])} seeds, real students: epochs of MO-ASHA, random proposals, over the {_BUDGET} of 60 students trained to the end"
+    num_seeds = len(by_method["moasha"])
+    what = f"{num_seeds} seeds, real students: epochs of MO-ASHA, random proposals, over the {_BUDGET} of 60 students trained to the end"
     asked = [
         ("moasha_epochs_ratio", "random", f"{what}, to the same hypervolume: 60 at random"),
         ("moasha_vs_nsga2_ratio", "nsga2", f"{what}, to the same hypervolume: 60 by Optuna's NSGA-II"),
