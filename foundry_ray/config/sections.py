@@ -125,6 +125,7 @@ class TrialConfig(Section):
     )
     recycle_after: int = Field(50, ge=1, le=1_000_000, description="Trials after which a worker process is replaced.", json_schema_extra=_EXECUTION)
     max_growth_mb: float = Field(500.0, gt=0, description="Growth of its memory, in MB, after which it is replaced.", json_schema_extra=_EXECUTION)
+    silence_s: float = Field(3600.0, gt=0, description="Longest time of one epoch, after which its process is given up.", json_schema_extra=_EXECUTION)
 
 
 _OBJECTIVES = (

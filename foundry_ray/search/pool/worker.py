@@ -1,0 +1,101 @@
+"""One warm process of a study: sets itself up once, then runs job after job, one event a call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from foundry_ray.protocols import Reporter
+from foundry_ray.search.events import Event, Job
+
+
+class Runner(Protocol):
+    """Runs jobs, one after another, in one process."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the device on which latency is measured."""
+
+    def __call__(self, job: Job) -> Iterator[Event]:
+        """The events of a job, as `Job` says. Asked for what comes after a rung, it trains on; dropped, it has left its state in the store."""
+
+
+class Environment(Protocol):
+    """What a worker needs to run jobs. Shipped once through Ray's object store, so its arrays are shared and not copied."""
+
+    def runner(self, reporter: Reporter) -> Runner:
+        """Called once in each process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a call to a worker brings back.
+
+    Attributes:
+        event: What happened; None for the greeting.
+        warnings: Since the last call.
+        rss_bytes: Memory of the process.
+        fingerprint: Of the device on which latency is measured.
+    """
+
+    event: Event | None
+    warnings: tuple[str, ...]
+    rss_bytes: int
+    fingerprint: str
+
+
+class Worker:
+    """The actor.
+
+    Args:
+        environment: Of the study.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        import psutil
+
+        self._told = _Warnings()
+        self._runner = environment.runner(self._told)
+        self._events: Iterator[Event] = iter(())
+        self._process = psutil.Process(os.getpid())
+
+    def greet(self) -> Answer:
+        """It is set up."""
+        return self._answer(None)
+
+    def next(self, job: Job | None) -> Answer:
+        """The next event: of a new job, or of the one that it is at."""
+        if job is not None:
+            self._events = self._runner(job)
+        return self._answer(next(self._events))
+
+    def _answer(self, event: Event | None) -> Answer:
+        rss_bytes = self._process.memory_info().rss
+        return Answer(event=event, warnings=self._told.take(), rss_bytes=rss_bytes, fingerprint=self._runner.fingerprint)
+
+
+class _Warnings:
+    """The reporter inside a worker: epochs travel as events, warnings with them."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+
+    def report(self, step: int, metrics: object) -> None:
+        """Epochs are events already."""
+
+    def progress(self, done: float, total: float, note: str = "") -> None:
+        """Epochs are events already."""
+
+    def metrics(self, step: int, values: object) -> None:
+        """Epochs are events already."""
+
+    def warn(self, message: str) -> None:
+        """Keep a message for the driver."""
+        self._messages.append(message)
+
+    def take(self) -> tuple[str, ...]:
+        """The messages since the last call."""
+        taken, self._messages = tuple(self._messages), []
+        return taken
