@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
-
+from foundry_ray.clock import SystemClock
+from foundry_ray.config import TrialConfig
 from foundry_ray.context import Context
 from foundry_ray.search.coordinator import Coordinator
-from foundry_ray.search.tune_adapter import Environment, Slots, TuneExecutor, plan_slots
+from foundry_ray.search.pool.executor import PoolExecutor
+from foundry_ray.search.pool.worker import Environment
 
 
-def execute(coordinator: Coordinator, environment: Environment, *, context: Context, num_slots: int | None = None) -> None:
-    """Until nothing is left to do; on all CPUs, or on so many."""
-    planned = plan_slots(context.session.resources())
-    slots = Slots(count=num_slots or planned.count, cpus=planned.cpus, gpus=planned.gpus)
-    scratch = context.settings.home / "scratch" / secrets.token_hex(4)
-    TuneExecutor(environment, slots=slots, scratch=scratch, reporter=context.reporter).run(coordinator)
+def execute(coordinator: Coordinator, environment: Environment, *, context: Context, trial: TrialConfig | None = None) -> None:
+    """Until nothing is left to do; with what a trial reserves by default, or this."""
+    session = context.session
+    executor = PoolExecutor(environment, trial or TrialConfig(), resources=session.resources, clock=SystemClock(), reporter=context.reporter)
+    executor.run(coordinator)
     coordinator.close()

@@ -11,48 +11,61 @@ phase so far.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.search_peers.executing import execute
 from benchmarks.search_table import driving, students
 from foundry_ray.clock import SystemClock
-from foundry_ray.config import SchedulerConfig, SearchConfig
+from foundry_ray.config import SchedulerConfig, SearchConfig, TrialConfig
 from foundry_ray.context import open_context
 from foundry_ray.protocols import Reporter
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.sampler import Sampler
 from foundry_ray.search.space import load_space
-from foundry_ray.search.trial import TrialContext
+from foundry_ray.search.trial import TrialContext, TrialRunner
 from foundry_ray.types import from_json
 
 _RUNGS = SchedulerConfig(kind="asha", rungs=(1, 3))
+_ALONE = TrialConfig(cpus=float(os.cpu_count() or 1))
+
+
+class NotingRunner:
+    """A trial runner that notes what it spends its time on."""
+
+    def __init__(self, run: TrialRunner, log: Path) -> None:
+        self._run = run
+        self._log = log
+
+    @property
+    def fingerprint(self) -> str:
+        """See `pool.worker.Runner`."""
+        return self._run.fingerprint
+
+    def __call__(self, job: Job) -> Iterator[Event]:
+        for event in self._run(job):
+            if event.kind == "rung":
+                with self._log.open("a") as stream:
+                    stream.write(json.dumps({"trial": job.number, "at_s": time.time(), "seconds": dict(self._run.seconds)}) + "\n")
+            yield event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentEnvironment:
-    """Trials of students that note what they spend their time on."""
+    """What the actor needs."""
 
     made: students.Students
     shared: TrialContext
     log: Path
 
-    def runner(self, reporter: Reporter) -> Callable[[Job], Iterator[Event]]:
-        """See `executing.Environment`."""
-        run = students.runner(self.made, self.shared, reporter=reporter)
-
-        def noted(job: Job) -> Iterator[Event]:
-            for event in run(job):
-                if event.kind == "rung":
-                    with self.log.open("a") as stream:
-                        stream.write(json.dumps({"trial": job.number, "at_s": time.time(), "seconds": dict(run.seconds)}) + "\n")
-                yield event
-
-        return noted
+    def runner(self, reporter: Reporter) -> NotingRunner:
+        """See `pool.worker.Environment`."""
+        return NotingRunner(students.runner(self.made, self.shared, reporter=reporter), self.log)
 
 
 def main(folder: Path, made: students.Students, num_trials: int) -> None:
@@ -70,7 +83,7 @@ def main(folder: Path, made: students.Students, num_trials: int) -> None:
             clock=SystemClock(),
             store=context.store,
         )
-        execute(coordinator, StudentEnvironment(made=made, shared=shared, log=log), context=context, num_slots=1)
+        execute(coordinator, StudentEnvironment(made=made, shared=shared, log=log), context=context, trial=_ALONE)
 
 
 if __name__ == "__main__":
