@@ -36,20 +36,6 @@ def test_the_order_puts_no_point_before_one_that_dominates_it(points: list[tuple
     assert not any(pareto.dominates(points[later], points[earlier]) for earlier, later in itertools.combinations(ranked, 2))
 
 
-@settings(max_examples=100, deadline=None)
-@given(POINTS)
-def test_each_step_of_the_epsilon_net_takes_the_farthest_point(points: list[tuple[float, ...]]) -> None:
-    places = pareto.scaled(points)
-    taken = pareto.epsilon_net(points)
-    for step in range(1, len(taken)):
-        reach = {index: min(math.dist(places[index], places[one]) for one in taken[:step]) for index in taken[step:]}
-        assert math.isclose(reach[taken[step]], max(reach.values()), abs_tol=1e-9)
-
-
-def test_the_epsilon_net_begins_with_the_best_in_the_first_objective() -> None:
-    assert pareto.epsilon_net([(3.0, 0.0), (1.0, 5.0), (2.0, 1.0)])[0] == 1
-
-
 @settings(max_examples=60, deadline=None)
 @given(POINTS)
 def test_hypervolume_counts_the_dominated_unit_cells(points: list[tuple[float, ...]]) -> None:
@@ -84,3 +70,67 @@ def test_a_threshold_says_what_is_of_interest() -> None:
     objectives = (Objective(metric="accuracy", mode="max", threshold=0.9),)
     assert pareto.is_of_interest({"accuracy": 0.9}, objectives)
     assert not pareto.is_of_interest({"accuracy": 0.89}, objectives)
+
+
+def test_a_point_that_misses_a_metric_comes_last_however_good_the_others_are() -> None:
+    assert pareto.order([(math.inf, 0.0), (5.0, 5.0), (math.nan, -1.0), (1.0, 9.0)]) == [3, 1, 0, 2]
+
+
+def test_all_of_equal_points_are_on_the_front() -> None:
+    assert pareto.front([(1.0, 2.0), (2.0, 2.0), (1.0, 2.0), (2.0, 1.0)]) == [0, 2, 3]
+
+
+REAL = st.tuples(*[st.floats(0, 1, width=32)] * 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(REAL, min_size=1, max_size=15))
+def test_the_trace_is_the_hypervolume_of_all_points_so_far_in_the_box_of_them(points: list[tuple[float, ...]]) -> None:
+    trace = pareto.HypervolumeTrace()
+    for index, point in enumerate(points, 1):
+        told = trace.add(point)
+        columns = [column for column in zip(*points[:index], strict=True) if max(column) > min(column)]
+        places = [[(value - min(column)) / (max(column) - min(column)) for value in column] for column in columns]
+        wanted = pareto.hypervolume(list(zip(*places, strict=True)), [1.0] * len(columns)) if columns else 0.0
+        assert math.isclose(told, wanted, abs_tol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(REAL, min_size=1, max_size=15))
+def test_in_a_fixed_box_the_share_never_falls(points: list[tuple[float, ...]]) -> None:
+    trace = pareto.HypervolumeTrace(pareto.Box(best=(0.2,) * 3, worst=(0.9,) * 3))
+    shares = [trace.add(point) for point in points]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1 + 1e-12
+
+
+def test_an_earlier_trace_is_measured_in_the_box_of_a_later_one() -> None:
+    earlier, later = pareto.HypervolumeTrace(), pareto.HypervolumeTrace()
+    for trace, points in ((earlier, [(1.0, 1.0), (0.5, 0.5)]), (later, [(1.0, 1.0), (0.5, 0.5), (0.0, 2.0)])):
+        for point in points:
+            trace.add(point)
+    assert earlier.share(later.box) == (0.5 * 1.5) / (1.0 * 1.5)
+    assert earlier.share() == 1.0
+
+
+def test_an_unknown_value_has_no_volume() -> None:
+    trace = pareto.HypervolumeTrace()
+    assert trace.box is None
+    assert trace.add((math.inf, 0.0)) == 0.0
+    assert trace.box is None
+
+
+def test_volume_counts_ratios_of_bytes_and_latency_and_differences_of_accuracy() -> None:
+    metrics = (("accuracy", "max"), ("latency_p50_ms", "min"), ("size_bytes", "min"), ("num_params", "min"))
+    objectives = [Objective(metric=name, mode=mode) for name, mode in metrics]
+    large, small = (
+        pareto.volume_point({"accuracy": accuracy, "latency_p50_ms": latency, "size_bytes": size, "num_params": 1}, objectives)
+        for accuracy, latency, size in ((0.9, 0.8, 1e6), (0.8, 0.4, 5e5))
+    )
+    assert len(large) == pareto.MAX_COORDINATES
+    assert [a - b for a, b in zip(large, small, strict=True)] == pytest.approx([-0.1, math.log(2), math.log(2)])
+
+
+def test_a_latency_of_nothing_and_a_count_that_is_wanted_large_have_logarithms_too() -> None:
+    objectives = [Objective(metric="latency_p50_ms", mode="min"), Objective(metric="num_params", mode="max")]
+    assert pareto.volume_point({"latency_p50_ms": 0.0, "num_params": 100.0}, objectives) == (math.log(0.1), -math.log(100.0))
