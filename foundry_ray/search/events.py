@@ -3,6 +3,7 @@
 | kind | written | says |
 |---|---|---|
 | open | by a driver before anything else | this driver owns the journal from here on |
+| close | by a driver at its end | how long it was at it |
 | ask | before the trial starts | a new trial with these parameters runs to the first rung |
 | start | before the job starts | a waiting trial goes on to the next rung |
 | prepared | once per trial | its cost, bytes and latency, and the hash of what it really is |
@@ -22,13 +23,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Literal, cast
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Literal
 
 from foundry_ray.types import Json, Scalar, from_json, to_json
 
 Kind = Literal[
     "open",
+    "close",
     "ask",
     "start",
     "prepared",
@@ -54,6 +56,7 @@ class Event:
         rung: Index of the rung that is aimed at (ask, start) or was reached (rung).
         attrs: What the sampler wants to remember of its proposal.
         effective: Hash of the model as it really is, with the hyperparameters.
+        graph: Hash of the deployed graph, which its latency belongs to (prepared).
         excess: By how much the constraints are broken, summed over them, each as a share of its limit.
         of: The earlier trial that this one repeats (duplicate), or whose weights it takes over (exploit).
         from_rung: The rung at which the donor had those weights (exploit).
@@ -75,6 +78,7 @@ class Event:
     curve: tuple[Mapping[str, float], ...] = ()
     checkpoint: str | None = None
     effective: str = ""
+    graph: str = ""
     excess: float = 0.0
     of: int = -1
     error: str = ""
@@ -88,8 +92,7 @@ class Event:
 
     def to_json(self) -> dict[str, Json]:
         """Only what differs from the defaults."""
-        whole = cast(dict[str, Json], to_json(self))
-        return {name: value for name, value in whole.items() if value != _DEFAULTS[name]}
+        return {name: to_json(value) for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
 
 
 def event_from_json(document: Json, *, what: str) -> Event:
@@ -120,4 +123,4 @@ class Job:
     later: tuple[int, ...] = ()
 
 
-_DEFAULTS: dict[str, Json] = {one.name: cast(dict[str, Json], to_json(Event(kind="open")))[one.name] for one in fields(Event)} | {"kind": None}
+_DEFAULTS = tuple((one.name, one.default_factory() if one.default_factory is not MISSING else one.default) for one in fields(Event))
