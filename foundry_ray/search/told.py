@@ -1,0 +1,62 @@
+"""What a scheduler is told of an event: the facts of `schedulers.facts`, while a study runs and when it is replayed alike. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, cast
+
+from foundry_ray.search import pareto
+from foundry_ray.search.events import Event
+from foundry_ray.search.schedulers.facts import Asked, Fact, Left, Reached, Started
+from foundry_ray.search.state import StudyState, TrialRecord
+from foundry_ray.types import Objective, TrialState
+
+Reason = Literal["failed", "infeasible", "duplicate", "dominated"]
+
+
+def facts(event: Event, state: StudyState, objectives: Sequence[Objective]) -> Iterator[Fact]:
+    """The facts that an event adds, after it was applied to the state."""
+    number = event.number
+    if event.kind == "ask":
+        yield Asked(number=number, rung=event.rung, bracket=event.bracket, params=event.params)
+    elif event.kind == "adopt":
+        yield from _adopted(state.records[number], objectives)
+    elif event.kind == "rung":
+        yield _reached(state.records[number], event.rung, objectives)
+    elif event.kind == "start":
+        yield Started(number=number, rung=event.rung)
+    elif event.kind == "exploit":
+        yield Started(number=number, rung=event.rung, params=event.params)
+    elif event.kind == "measured":
+        for one in state.sharing_graph(number):
+            yield from _measured(state.records[one], objectives)
+    elif event.kind in ("duplicate", "dominated", "infeasible", "failed"):
+        yield Left(number=number, reason=cast(Reason, event.kind))
+    elif event.kind == "died" and state.records[number].trial.state is TrialState.FAILED:
+        yield Left(number=number, reason="failed")
+
+
+def _adopted(record: TrialRecord, objectives: Sequence[Objective]) -> Iterator[Fact]:
+    """As if it had been begun here, and sent on from rung to rung."""
+    number = record.trial.number
+    yield Asked(number=number, rung=0, params=record.trial.params)
+    for before, rung in zip((None, *record.by_rung), record.by_rung, strict=False):
+        if before is not None:
+            yield Started(number=number, rung=rung)
+        yield _reached(record, rung, objectives)
+    if record.trial.state is TrialState.INFEASIBLE:
+        yield Left(number=number, reason="infeasible")
+
+
+def _measured(record: TrialRecord, objectives: Sequence[Objective]) -> Iterator[Fact]:
+    """What it reported, with its latency on this device."""
+    for rung in sorted(record.by_rung):
+        yield _reached(record, rung, objectives)
+    if record.trial.state is TrialState.INFEASIBLE:
+        yield Left(number=record.trial.number, reason="infeasible")
+
+
+def _reached(record: TrialRecord, rung: int, objectives: Sequence[Objective]) -> Reached:
+    first = objectives[:1]
+    curve = tuple((int(row["epoch"]), pareto.losses({**record.known, **row}, first)[0]) for row in record.trial.curve)
+    return Reached(number=record.trial.number, rung=rung, losses=pareto.losses(record.by_rung[rung], objectives), curve=curve)
