@@ -22,7 +22,7 @@ _RANKS = (
     re.compile(r"blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}|artifacts/.+"),
     re.compile(rf"studies/[0-9a-f]{{32}}/trials/\d{{6}}/{SINGLE}|checkpoints/[0-9a-f]{{32}}/(?:(?:{FOLDER})/rank-\d{{5}}.*|{SINGLE})"),
     re.compile(rf"checkpoints/[0-9a-f]{{32}}/(?:{FOLDER})/manifest\.json"),
-    re.compile(r"studies/[0-9a-f]{32}/journal/\d{8}"),
+    re.compile(r"studies/[0-9a-f]{32}/(?:journal(?:-snapshots)?/\d{8}|study\.json)"),
     re.compile(r"stages/.+"),
     re.compile(r"registry/[A-Za-z0-9_-]+/(?:versions/\d{8}|reports/\d{8}/\d{8})"),
     re.compile(r"runs/[A-Za-z0-9._-]+/record\.json"),
