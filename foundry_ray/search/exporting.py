@@ -27,15 +27,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray.errors import ConfigError
-from foundry_ray.protocols import Reporter
+from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.search import constraints, pareto
 from foundry_ray.search.distributions import distributions, is_from_space
-from foundry_ray.types import Json, Objective, SearchSpace, StudyResult, Trial, TrialState, to_json
+from foundry_ray.search.finished import space_of, study_of
+from foundry_ray.types import Json, Objective, RunRecord, SearchSpace, StudyResult, Trial, TrialState, to_json
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
+_TRAINED = (TrialState.COMPLETE, TrialState.STOPPED)
 _FORMS = {"sqlite:///": "sqlite", "journal:": "journal"}
 _HINT = "`--to sqlite:///study.db` or `--to journal:study.log`; then `optuna-dashboard sqlite:///study.db` or `optuna-dashboard study.log`."
 
@@ -48,6 +50,13 @@ class ExportedStudy:
     study_name: str
     num_trials: int
     path: str
+
+
+def export_run_study(record: RunRecord, target: str, *, store: ArtifactStore, reporter: Reporter) -> ExportedStudy:
+    """Write the study of a run into a new file; see `export_study`. Raises ArtifactNotFound where it has none that is finished."""
+    study = study_of(record)
+    began_at = datetime.fromisoformat(record.started_at)
+    return export_study(study, target, space=space_of(study, store), began_at=began_at, run_id=record.run_id, reporter=reporter)
 
 
 def export_study(study: StudyResult, target: str, *, space: SearchSpace | None, began_at: datetime, run_id: str, reporter: Reporter) -> ExportedStudy:
@@ -67,7 +76,7 @@ def export_study(study: StudyResult, target: str, *, space: SearchSpace | None, 
     kind, path = _parsed(target)
     ranges = distributions(study.trials, space)
     if not is_from_space(ranges, space):
-        reporter.warn("the space of this study is not there any more, or says something else: the ranges of parameters are told from its trials.")
+        reporter.warn("this study kept no space, or its trials are from another one: the ranges of parameters are told from its trials.")
     limits = [constraints.parse(text, where="constraints") for text in (space.constraints if space is not None else ())]
     partial = path.with_name(path.name + ".partial")
     try:
@@ -215,7 +224,7 @@ def _attributes(trial: Trial, study: StudyResult) -> dict[str, Json]:
 
 def _thresholds(study: StudyResult, limits: Sequence[constraints.Constraint]) -> list[Objective]:
     """The objectives whose thresholds the front keeps: all that have one, unless no trial keeps them."""
-    known = [one for one in study.trials if one.resource_used > 0 and not constraints.excesses(limits, one.values)]
+    known = [one for one in study.trials if one.state in _TRAINED and one.resource_used > 0 and not constraints.excesses(limits, one.values)]
     is_kept = any(pareto.is_of_interest(one.values, study.objectives) for one in known)
     return [one for one in study.objectives if one.threshold is not None] if is_kept else []
 

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from foundry_ray.protocols import ArtifactStore
 from foundry_ray.search import pareto
 from foundry_ray.search.distributions import distributions
-from foundry_ray.types import Objective, Scalar, SearchSpace, StudyResult, Trial
+from foundry_ray.search.finished import space_of, study_of
+from foundry_ray.types import Objective, RunRecord, Scalar, SearchSpace, StudyResult, Trial
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -48,6 +50,15 @@ class Importance:
 def importances(study: StudyResult, space: SearchSpace | None) -> tuple[Importance, ...]:
     """One an objective, in their order."""
     return tuple(_importance(study, objective, space) for objective in study.objectives)
+
+
+def importances_of(record: RunRecord, store: ArtifactStore) -> tuple[Importance, ...]:
+    """Those of the study of a run; none where the run has no finished study."""
+    search = record.stage("search")
+    if search is None or search.outputs is None:
+        return ()
+    study = study_of(record)
+    return importances(study, space_of(study, store))
 
 
 def that_matter(found: Sequence[Importance], *, num: int = 4) -> tuple[str, ...]:

@@ -161,7 +161,14 @@ def model(name: str = "student", *, num_params: int = 60_000) -> ModelArtifact:
     reference = ArtifactRef(key=f"artifacts/model/{name}.json", kind="model", sha256=name, size_bytes=70_000, created_at="2026-01-01T00:00:00+00:00")
     curve = tuple({"epoch": float(epoch), "accuracy": 0.9 + epoch / 100} for epoch in range(1, 6))
     return ModelArtifact(
-        artifact=reference, family="resnet", num_params=num_params, num_macs=9_000_000, size_bytes=70_000, recipe=RECIPE, curve=curve
+        artifact=reference,
+        family="resnet",
+        num_params=num_params,
+        num_macs=9_000_000,
+        size_bytes=70_000,
+        recipe=RECIPE,
+        curve=curve,
+        val_metrics={"accuracy": 0.95},
     )
 
 
@@ -220,3 +227,11 @@ def record(*, passed: bool = True) -> RunRecord:
         started_at="2026-01-01T00:00:00+00:00",
         warnings=("a <warning> & more",),
     )
+
+
+def searched_record(num_trials: int = 40) -> RunRecord:
+    """A finished run whose study is `searched`."""
+    done = record()
+    teacher = replace(model("teacher", num_params=700_000), val_metrics={"accuracy": 0.98})
+    outputs: dict[str, Json] = {"teacher": to_json(teacher), "search": to_json(searched(num_trials))}
+    return replace(done, stages=tuple(replace(stage, outputs=outputs.get(stage.name, stage.outputs)) for stage in done.stages))

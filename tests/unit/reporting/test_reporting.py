@@ -5,11 +5,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from foundry_ray.errors import ArtifactNotFound, ConfigError
-from foundry_ray.reporting import page, tables, units
-from foundry_ray.reporting.leaderboard import leaderboard
+from foundry_ray.errors import ConfigError
+from foundry_ray.reporting import page, studies, tables, units
+from foundry_ray.reporting.leaderboard import columns, leaderboard, why_ended
+from foundry_ray.search.importance import importances_of
+from foundry_ray.search.overview import overview
 from foundry_ray.testing import samples
 from foundry_ray.testing.stores import MemoryStore
+from foundry_ray.types import StudyResult
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyResult:
+    return samples.searched(40)
 
 
 def _text(renderable: RenderableType, width: int = 120) -> str:
@@ -49,33 +57,87 @@ def test_a_failed_gate_says_that_the_champion_stays() -> None:
 
 
 def test_trials_show_the_winner_and_the_front() -> None:
-    text = _text(tables.trials_table(samples.study(), samples.study().trials))
+    text = _text(tables.trials_table(samples.study(), samples.study().trials, ("lr",)))
     assert re.search(r">0 +complete", text)
     assert re.search(r"\*1 +complete", text)
     assert "2 complete, 1 stopped" in text
 
 
+def test_trials_show_the_asked_parameters_and_name_the_others(study: StudyResult) -> None:
+    text = _text(tables.trials_table(study, study.trials[:3], ("width",)), width=160)
+    assert "width" in text.splitlines()[1]
+    assert "not shown: lr, momentum, optimizer" in " ".join(text.split())
+
+
+def test_each_trial_says_why_it_was_not_trained_to_the_end(study: StudyResult) -> None:
+    assert [why_ended(study.trials[number]) for number in (0, 1, 4, 5, 7, 8)] == [
+        "",
+        "stopped after 1 epoch",
+        "num_params is 102400, wanted <= 90000",
+        "the loss is not finite",
+        "the same as trial 6 after rounding, whose values these are",
+        "no faster than the teacher: p50 is 1.2 ms, the teacher's 1.2 ms",
+    ]
+
+
+def test_the_columns_are_those_that_matter_else_those_that_differ() -> None:
+    trials = (replace(samples.trial(0, 0.9, 0.1), params={"a": 1, "b": 2, "c": 3}), replace(samples.trial(1, 0.9, 0.1), params={"a": 1, "b": 3}))
+    assert columns(trials, ("c", "gone")) == ("c",)
+    assert columns(trials, ()) == ("b", "c")
+
+
 def test_the_leaderboard_sorts_and_filters() -> None:
-    record = samples.record()
-    assert [trial.number for trial in leaderboard(record, sort="accuracy")[1]] == [1, 0, 2]
-    assert [trial.number for trial in leaderboard(record, sort="latency_p50_ms")[1]] == [0, 1, 2]
-    assert [trial.number for trial in leaderboard(record, only_front=True)[1]] == [0, 1]
+    study = samples.study()
+    assert [trial.number for trial in leaderboard(study, sort="accuracy")] == [1, 0, 2]
+    assert [trial.number for trial in leaderboard(study, sort="latency_p50_ms")] == [0, 1, 2]
+    assert [trial.number for trial in leaderboard(study, only_front=True)] == [0, 1]
     with pytest.raises(ConfigError, match="--sort got 'speed', wanted one of number, accuracy"):
-        leaderboard(record, sort="speed")
+        leaderboard(study, sort="speed")
 
 
-def test_a_run_without_a_study_says_how_to_get_one() -> None:
-    with pytest.raises(ArtifactNotFound, match="has no finished study"):
-        leaderboard(replace(samples.record(), stages=()))
+def test_a_study_at_one_look_says_what_it_cost_what_mattered_and_what_policies_choose(store: MemoryStore) -> None:
+    found = overview(samples.searched_record(40), store)
+    text = _text(studies.study_summary(found), width=160)
+    for wanted in (
+        "40 trials: ",
+        "5 min 20 s of work in 6 min 40 s, which cost 0.25.".replace("5 min 20 s", units.duration(found.study.worker_seconds)),
+        "No more trials were begun: all trials of the budget were begun (`search.budget.trials`).",
+        "which parameters mattered",
+        "fastest within 1.0 point of the teacher",
+        "`foundry deploy mnist-20260101-000000-aaaa --policy POLICY` finishes and serves one.",
+    ):
+        assert wanted in text
+    assert re.search(r"hypervolume over time(.*\n)+.* 40 +120 +0\.9756", text)
+
+
+def test_a_study_of_few_trials_says_that_nothing_can_be_said(store: MemoryStore) -> None:
+    record = samples.record()
+    assert "nothing can be said: 3 trials compare, wanted 10 or more" in _text(studies.importance_table(overview(record, store).importances))
 
 
 def test_the_page_is_self_contained_and_escaped(store: MemoryStore, tmp_path: Path) -> None:
     html = page.write(store, samples.record(), tmp_path / "r.html").read_text()
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 4
     assert not re.search(r"""(src|href)=["']https?:""", html)
     assert "<script" not in html
     assert "a &lt;warning&gt; &amp; more" in html
     assert store.get("runs/mnist-20260101-000000-aaaa/report.html") == html.encode()
+
+
+def test_the_page_of_a_study_draws_what_the_work_gained_and_what_mattered(store: MemoryStore) -> None:
+    record = samples.searched_record(40)
+    html = page.render(record, importances_of(record, store))
+    for wanted in (
+        "accuracy and latency",
+        "accuracy and size",
+        "Hypervolume over the work",
+        "Which parameters mattered",
+        "Trials: validation accuracy",
+    ):
+        assert wanted in html
+    assert "No more trials were begun: all trials of the budget were begun" in html
+    assert "num_params is 102400, wanted &lt;= 90000" in html
+    assert html.count("<svg") == 6
 
 
 def test_the_page_of_an_unfinished_run_shows_what_there_is() -> None:
