@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import typing
 from collections.abc import Mapping, Sequence
@@ -30,11 +31,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, scale: str |
     document = read_yaml(Path(path))
     if isinstance(document.get("store"), str):  # so that an override can name a key of the section
         document["store"] = {"uri": document["store"]}
-    for override in overrides:
-        _set(document, override)
+    document = overridden(document, overrides)
     if scale is not None:
         document["scale"] = scale
     return apply_scale(validate(PipelineConfig, document, where=str(path)))
+
+
+def overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a configuration with `key=value` overrides. Raises ConfigError for one that is none."""
+    changed = copy.deepcopy(dict(document))
+    for override in overrides:
+        _set(changed, override)
+    return changed
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
