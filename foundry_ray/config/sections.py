@@ -84,7 +84,9 @@ class BudgetConfig(Section):
     wall_time_s: float | None = Field(
         None, gt=0, description="Seconds of the study, over all its drivers, after which no trial is begun.", json_schema_extra=_EXECUTION
     )
-    worker_hours: float | None = Field(None, gt=0, description="Hours of work by all workers after which no trial is begun.", json_schema_extra=_EXECUTION)
+    worker_hours: float | None = Field(
+        None, gt=0, description="Hours of work by all workers after which no trial is begun.", json_schema_extra=_EXECUTION
+    )
     price_per_worker_hour: float = Field(0.0, ge=0, description="What one worker costs an hour, in your currency.", json_schema_extra=_EXECUTION)
     cost: float | None = Field(None, gt=0, description="Money after which no trial is begun; needs a price.", json_schema_extra=_EXECUTION)
     min_gain_per_worker_hour: float | None = Field(
@@ -115,24 +117,19 @@ class LatencyConfig(Section):
 class TrialConfig(Section):
     """What one trial runs on. All of it is execution: at an equal batch the result is the same."""
 
-    workers: int = Field(1, ge=1, le=4096, description="Workers of one trial; more than one are a Ray Train run of their own.", json_schema_extra=_EXECUTION)
+    workers: int = Field(
+        1, ge=1, le=4096, description="Workers of one trial; more than one are a Ray Train run of their own.", json_schema_extra=_EXECUTION
+    )
     cpus: float = Field(1.0, gt=0, le=1024, description="CPUs that a worker reserves.", json_schema_extra=_EXECUTION)
     gpus: float | None = Field(
         None, ge=0, le=1024, description="GPUs that a worker reserves; where absent, a share of each GPU that is there.", json_schema_extra=_EXECUTION
     )
-    max_failures: int = Field(
-        2, ge=0, le=100, description="Deaths of one trial's process before it counts as failed.", json_schema_extra=_EXECUTION
-    )
+    max_failures: int = Field(2, ge=0, le=100, description="Deaths of one trial's process before it counts as failed.", json_schema_extra=_EXECUTION)
     recycle_after: int = Field(50, ge=1, le=1_000_000, description="Trials after which a worker process is replaced.", json_schema_extra=_EXECUTION)
     max_growth_mb: float = Field(500.0, gt=0, description="Growth of its memory, in MB, after which it is replaced.", json_schema_extra=_EXECUTION)
-    silence_s: float = Field(3600.0, gt=0, description="Longest time of one epoch, after which its process is given up.", json_schema_extra=_EXECUTION)
-
-
-_OBJECTIVES = (
-    ObjectiveConfig(metric="accuracy", mode="max"),
-    ObjectiveConfig(metric="latency_p50_ms", mode="min"),
-    ObjectiveConfig(metric="size_bytes", mode="min"),
-)
+    silence_s: float = Field(
+        3600.0, gt=0, description="Longest time of one epoch, after which its process is given up.", json_schema_extra=_EXECUTION
+    )
 
 
 class SearchConfig(Section):
@@ -145,15 +142,24 @@ class SearchConfig(Section):
         "random proposals), qmc (scrambled Sobol points), random, grid.",
     )
     scheduler: SchedulerConfig = Field(SchedulerConfig(), description="What stops.")
-    objectives: tuple[ObjectiveConfig, ...] = Field(_OBJECTIVES, min_length=1, description="What is wanted, most important first.")
-    constraints: tuple[str, ...] = Field((), description='Hard limits, as "num_params <= 100000".')
+    objectives: tuple[ObjectiveConfig, ...] | None = Field(
+        None,
+        min_length=1,
+        description="What is wanted, most important first; where absent, what the space says, else accuracy, latency_p50_ms and size_bytes.",
+    )
+    constraints: tuple[str, ...] | None = Field(None, description='Hard limits, as "num_params <= 100000"; where absent, what the space says.')
     budget: BudgetConfig = Field(BudgetConfig(), description="What it may cost.")
-    choose: str = Field("fastest within 1.0 point of the teacher", description="The policy that picks the winner, on val.")
+    choose: str = Field(
+        "fastest within 1.0 point of the teacher",
+        description="The policy that picks the winner, on val: `fastest`, `smallest`, `most accurate` or `knee`, each with `within 1 point of the "
+        "teacher` and limits, as `smallest within 2 points of the teacher and under 5 ms p95 and 100k params`; or `best under 5 ms and 1 MB`.",
+    )
     latency: LatencyConfig = Field(LatencyConfig(), description="How latency is measured.")
     trial: TrialConfig = Field(TrialConfig(), description="What one trial runs on.", json_schema_extra=_EXECUTION)
     extends: tuple[str, ...] = Field(
-        (), description="Keys of earlier studies that this one begins with, as `foundry study extend` writes them: equal training is taken over, "
-        "from other training the best parameters are tried first."
+        (),
+        description="Keys of earlier studies that this one begins with, as `foundry study extend` writes them: equal training is taken over, "
+        "from other training the best parameters are tried first.",
     )
 
 

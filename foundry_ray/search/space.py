@@ -27,6 +27,11 @@ _SECTIONS = ("params", "relations", "objectives", "constraints")
 _RANGES = ("float", "int")
 _KINDS = (*_RANGES, "choice")
 _PARAM_KEYS = (*_KINDS, "log", "step", "when")
+_OBJECTIVES = (
+    ObjectiveConfig(metric="accuracy", mode="max"),
+    ObjectiveConfig(metric="latency_p50_ms", mode="min"),
+    ObjectiveConfig(metric="size_bytes", mode="min"),
+)
 
 
 def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
@@ -197,8 +202,8 @@ def _relations(section: object, params: Sequence[Param], *, where: str) -> tuple
 
 
 def _objectives(section: object, config: SearchConfig, *, where: str) -> tuple[Objective, ...]:
-    wanted: Sequence[ObjectiveConfig] = config.objectives
-    if section is not None and "objectives" not in config.model_fields_set:
+    wanted: Sequence[ObjectiveConfig] = config.objectives or _OBJECTIVES
+    if section is not None and config.objectives is None:
         if not isinstance(section, list) or not section:
             raise SearchSpaceError(f"{where}: objectives is {section!r}, wanted a list.", hint="write `objectives: [{metric: accuracy, mode: max}]`.")
         wanted = [validate(ObjectiveConfig, one, where=f"{where}: objectives") for one in section]
@@ -210,8 +215,8 @@ def _objectives(section: object, config: SearchConfig, *, where: str) -> tuple[O
 
 
 def _constraints(section: object, config: SearchConfig, *, where: str) -> tuple[str, ...]:
-    texts: Sequence[object] = config.constraints
-    if section is not None and "constraints" not in config.model_fields_set:
+    texts: Sequence[object] = config.constraints or ()
+    if section is not None and config.constraints is None:
         if not isinstance(section, list):
             raise SearchSpaceError(f"{where}: constraints is {section!r}, wanted a list.", hint='write `constraints: ["num_params <= 80000"]`.')
         texts = section

@@ -12,6 +12,7 @@ import pytest
 from foundry_ray import keys
 from foundry_ray.config import PipelineConfig
 from foundry_ray.runlog import plugin_source_sha256
+from foundry_ray.search.space import load_space
 from foundry_ray.testing.samples import model
 from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing
 
@@ -113,3 +114,9 @@ def test_studies_that_train_alike_have_one_training_key() -> None:
     assert keys.training(wider) == keys.training(_config())
     longer = _config().model_copy(update={"student": _config().student.model_copy(update={"epochs": 60})})
     assert keys.training(longer) != keys.training(_config())
+
+
+def test_a_configuration_read_from_its_record_is_of_the_same_study() -> None:
+    recorded = PipelineConfig.model_validate(CONFIG.model_dump(mode="json"))
+    assert keys.study(recorded, DATASET, model()) == keys.study(CONFIG, DATASET, model())
+    assert load_space("joint_cnn", recorded.search).constraints == ("num_params <= 100000",)
