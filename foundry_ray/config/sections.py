@@ -92,7 +92,8 @@ class BudgetConfig(Section):
     min_gain_per_worker_hour: float | None = Field(
         None,
         gt=0,
-        description="Least gain of hypervolume an hour of work, as a share of what there is, over the last quarter of the work; below it no trial is begun.",
+        description="Least gain of hypervolume an hour of work, as a share of what there is, over the last quarter of the work; below it no trial is "
+        "begun.",
         json_schema_extra=_EXECUTION,
     )
 
