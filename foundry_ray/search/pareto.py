@@ -128,52 +128,30 @@ class Box:
 
 
 class HypervolumeTrace:
-    """The share of a box that points dominate, while they come one by one. Exact; a point that changes nothing costs next to nothing.
+    """The share of a box that points dominate, while they come one by one. Exact; a point that is not on the front costs next to nothing.
 
     Args:
-        box: What it is a share of; where absent, from the best to the worst of each coordinate among all points so far.
+        box: What it is a share of; None where there is no point to come. A side without width does not count.
     """
 
-    def __init__(self, box: Box | None = None) -> None:
-        self._fixed = box
-        self._seen: Box | None = None
+    def __init__(self, box: Box | None) -> None:
+        self._box = box
         self._front = _Front()
-        self._known: tuple[Box, float] | None = None
-
-    @property
-    def box(self) -> Box | None:
-        """What the share is of; None before the first point, where no box was given."""
-        return self._fixed or self._seen
+        self._share = 0.0
 
     def add(self, point: Point) -> float:
-        """Take in a point of one to three coordinates; one that is not finite everywhere is left out. Returns the share with it."""
-        if all(math.isfinite(value) for value in point):
-            seen = self._seen or Box(best=tuple(point), worst=tuple(point))
-            best, worst = tuple(map(min, seen.best, point)), tuple(map(max, seen.worst, point))
-            if (best, worst) != (seen.best, seen.worst) or self._seen is None:
-                self._seen = Box(best=best, worst=worst)
-        if self._front.add(point):
-            self._known = None
-        return self.share()
+        """Take in a point of one to three coordinates; returns the share with it, in [0, 1].
 
-    def share(self, box: Box | None = None) -> float:
-        """Volume that the points dominate in a box, as a share of the box, in [0, 1].
-
-        Args:
-            box: Another one than the trace's own, as to compare an earlier trace with a later one. A coordinate in which it has no width does
-                not count; what lies beyond its best side counts as on it.
+        One that is not finite everywhere is left out; one beyond the best side of the box counts as on it.
         """
-        box = box or self.box
-        if box is None:
-            return 0.0
-        if self._known is None or self._known[0] != box:
-            self._known = (box, self._share(box))
-        return self._known[1]
+        if self._front.add(point) and self._box is not None:
+            self._share = self._share_of(self._box)
+        return self._share
 
-    def _share(self, box: Box) -> float:
+    def _share_of(self, box: Box) -> float:
         best_D, worst_D = np.array(box.best), np.array(box.worst)
         is_wide_D = worst_D > best_D
-        if not is_wide_D.any() or not len(self._front.points_FD):
+        if not is_wide_D.any():
             return 0.0
         places_FD = (self._front.points_FD - best_D)[:, is_wide_D] / (worst_D - best_D)[is_wide_D]
         return hypervolume(np.maximum(places_FD, 0.0).tolist(), [1.0] * int(is_wide_D.sum()))

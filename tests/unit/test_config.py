@@ -59,6 +59,13 @@ def test_smoke_shrinks_and_full_grows() -> None:
     assert smoke.search.scheduler.rungs == (1,)
 
 
+@pytest.mark.parametrize("kind", ["hyperband", "median", "pbt"])
+def test_smoke_leaves_a_scheduler_what_it_compares_trials_at(kind: str) -> None:
+    search = load_config(SHIPPED, [f"search.scheduler.kind={kind}"], scale="smoke").search
+    assert search.scheduler.rungs == (1, 2)
+    assert search.scheduler.population <= search.budget.trials
+
+
 def test_smoke_caps_fractional_splits_too() -> None:
     split = load_config(SHIPPED, ["data.split={train: 0.7, val: 0.1, test: 0.2}"], scale="smoke").data.split
     assert (split.train, split.max_rows) == (0.7, 768)

@@ -53,7 +53,7 @@ class Median:
         return self._standing.in_order()
 
     def _judge(self, fact: Reached) -> None:
-        curve = _curve(fact)
+        curve = _until(self._levels[fact.rung], fact)
         others = self._averages[fact.rung]
         if len(others) < self._min_results or min(curve) <= statistics.median(others):
             self._passed.add(fact.number)
@@ -61,7 +61,7 @@ class Median:
         bisect.insort(others, math.fsum(curve) / len(curve))
 
 
-def _curve(fact: Reached) -> list[float]:
-    """The losses after each epoch; what is not finite is infinitely bad."""
-    losses = [loss for _, loss in fact.curve] or [fact.losses[0]]
+def _until(epoch: int, fact: Reached) -> list[float]:
+    """The losses after each epoch until then; what is not finite is infinitely bad."""
+    losses = [loss for at, loss in fact.curve if at <= epoch] or [fact.losses[0]]
     return [loss if math.isfinite(loss) else math.inf for loss in losses]
