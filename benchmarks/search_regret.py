@@ -33,7 +33,7 @@ from benchmarks.search_table import driving, hpo_tables
 from benchmarks.search_table.hpo_tables import HpoTable
 from benchmarks.search_table.without_stopping import distribution
 from foundry_ray.search.events import Event, Job
-from foundry_ray.search.sampler import Sampler
+from foundry_ray.search.samplers import Sampler
 from foundry_ray.testing.clock import FakeClock
 
 Method = Literal["random", "ours", "ours_4_workers", "optuna"]
@@ -57,7 +57,7 @@ def searched(table: HpoTable, *, kind: Literal["tpe", "random"], seed: int, num_
     """The configurations of our trials, in the order in which they were proposed."""
     clock, tried = FakeClock(), list[int]()
     sampler = Sampler(kind=kind, space=table.space, objectives=(hpo_tables.OBJECTIVE,), seed=seed)
-    coordinator = driving.coordinator(sampler, scheduler=driving.TO_THE_END, num_trials=_NUM_TRIALS, seed=seed, clock=clock)
+    coordinator = driving.coordinator(table.space, sampler, scheduler=driving.TO_THE_END, num_trials=_NUM_TRIALS, seed=seed, clock=clock)
     running: list[tuple[float, int, Iterator[Event]]] = []
     while True:
         while len(running) < num_workers and (job := coordinator.next_job()) is not None:
@@ -66,6 +66,7 @@ def searched(table: HpoTable, *, kind: Literal["tpe", "random"], seed: int, num_
             if coordinator.observe(next(events)):
                 heapq.heappush(running, (clock.monotonic_s() + table.seconds_C[tried[-1]], job.number, events))
         if not running:
+            coordinator.close()
             return tried
         due_s, _, events = heapq.heappop(running)
         clock.advance(due_s - clock.monotonic_s())

@@ -26,7 +26,7 @@ from foundry_ray.config import SchedulerConfig, SearchConfig, TrialConfig
 from foundry_ray.context import open_context
 from foundry_ray.protocols import Reporter
 from foundry_ray.search.events import Event, Job
-from foundry_ray.search.sampler import Sampler
+from foundry_ray.search.samplers import Sampler
 from foundry_ray.search.space import load_space
 from foundry_ray.search.trial import TrialContext, TrialRunner
 from foundry_ray.types import from_json
@@ -76,6 +76,7 @@ def main(folder: Path, made: students.Students, num_trials: int) -> None:
         shared = students.shared_context(made, reporter=context.reporter)
         space = load_space("joint_cnn", SearchConfig())
         coordinator = driving.coordinator(
+            space,
             Sampler(kind="tpe", space=space, objectives=space.objectives, seed=0),
             scheduler=_RUNGS,
             num_trials=num_trials,

@@ -23,7 +23,7 @@ from benchmarks.search_table import driving
 from foundry_ray.clock import SystemClock
 from foundry_ray.context import open_context
 from foundry_ray.search.events import Event
-from foundry_ray.search.sampler import Sampler
+from foundry_ray.search.samplers import Sampler
 
 
 def main(folder: Path, num_trials: int, kind: Literal["random", "tpe"]) -> None:
@@ -38,15 +38,11 @@ def main(folder: Path, num_trials: int, kind: Literal["random", "tpe"]) -> None:
             memory_mb.append(process.memory_info().rss / 1e6)
 
     with open_context(f"file://{folder}/store-{secrets.token_hex(4)}") as context:
+        sampler, clock = Sampler(kind=kind, space=SPACE, objectives=(OBJECTIVE,), seed=0), SystemClock()
         coordinator = driving.coordinator(
-            Sampler(kind=kind, space=SPACE, objectives=(OBJECTIVE,), seed=0),
-            scheduler=driving.TO_THE_END,
-            num_trials=num_trials,
-            seed=0,
-            clock=SystemClock(),
-            store=context.store,
-            on_change=note,
+            SPACE, sampler, scheduler=driving.TO_THE_END, num_trials=num_trials, seed=0, clock=clock, store=context.store
         )
+        coordinator.listen(note)
         _ = context.session
         began_s = time.perf_counter()
         execute(coordinator, TrivialEnvironment(), context=context)

@@ -39,7 +39,7 @@ class Candidates:
         """Which row has exactly these parameters."""
         return self._numbers[_identity(params)]
 
-    def _spot(self, params: Mapping[str, Scalar]) -> tuple[float | Scalar, ...]:
+    def _spot(self, params: Mapping[str, Scalar]) -> tuple[float | str, ...]:
         return tuple(_scaled(param, params[param.name]) for param in self._params)
 
 
@@ -47,7 +47,8 @@ def _identity(params: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
     return tuple(sorted(params.items()))
 
 
-def _scaled(param: Param, value: Scalar) -> float | Scalar:
+def _scaled(param: Param, value: Scalar) -> float | str:
+    """A number's place in its range; of a choice its name."""
     if param.kind == "categorical":
         return str(value)
     assert param.low is not None
@@ -57,5 +58,6 @@ def _scaled(param: Param, value: Scalar) -> float | Scalar:
     return (float(value) - param.low) / (param.high - param.low)
 
 
-def _distance(first: Sequence[float | Scalar], second: Sequence[float | Scalar]) -> float:
+def _distance(first: Sequence[float | str], second: Sequence[float | str]) -> float:
+    """Squared."""
     return sum(float(a != b) if isinstance(a, str) or isinstance(b, str) else (a - b) ** 2 for a, b in zip(first, second, strict=True))

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from foundry_ray.config import BudgetConfig, SchedulerConfig
 from foundry_ray.protocols import ArtifactStore, Clock
-from foundry_ray.search.coordinator import Coordinator, Rules
-from foundry_ray.search.events import Event
-from foundry_ray.search.journal import Journal
+from foundry_ray.search.coordinator import Coordinator
+from foundry_ray.search.opening import StudyPlace, open_study
 from foundry_ray.search.policy import parse_policy
-from foundry_ray.search.sampler import Sampler
-from foundry_ray.search.state import StudyState
+from foundry_ray.search.rules import Proposing, Rules
+from foundry_ray.search.transfer import StudyIdentity
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import CompressionRecipe
+from foundry_ray.types import CompressionRecipe, SearchSpace
 
 ASHA = SchedulerConfig(kind="asha", rungs=(1, 3, 9), reduction_factor=3.0)
 TO_THE_END = SchedulerConfig(kind="none", rungs=(1,))
+STUDY = "benchmark"
 
 
 def coordinator(
-    sampler: Sampler,
+    space: SearchSpace,
+    sampler: Proposing,
     *,
     scheduler: SchedulerConfig,
     num_trials: int,
     seed: int,
     clock: Clock,
     store: ArtifactStore | None = None,
-    on_change: Callable[[Event], None] | None = None,
 ) -> Coordinator:
     """A new study; its journal is in `store`, or else in memory."""
     rules = Rules(
+        space=space,
         scheduler=scheduler,
         budget=BudgetConfig(trials=num_trials),
         sampler=sampler,
         policy=parse_policy("knee"),
         teacher_accuracy=1.0,
+        seed=seed,
         trial_seed=seed,
+        max_failures=0,
+        recipe_of=lambda params: CompressionRecipe(),
     )
-    num_rungs = len(scheduler.rungs) if scheduler.kind == "asha" else 1
-    state = StudyState(recipe_of=lambda params: CompressionRecipe(), num_rungs=num_rungs, max_failures=0)
-    journal = Journal(store or MemoryStore(), "studies/benchmark/journal", driver="benchmark")
-    state.replay(journal.open())
-    return Coordinator(rules, state=state, journal=journal, clock=clock, on_change=on_change)
+    identity = StudyIdentity(space=space, dataset="benchmark", teacher="none", training="", levels=scheduler.rungs, teacher_accuracy=1.0)
+    place = StudyPlace(store=store or MemoryStore(), study_key=STUDY, driver="benchmark")
+    return open_study(rules, identity, place=place, clock=clock)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from benchmarks.search_table import driving
 from benchmarks.search_table.candidates import Candidates
 from benchmarks.search_table.table import Place, Table
 from foundry_ray.search.events import Event, Job
-from foundry_ray.search.sampler import Proposal, Sampler
+from foundry_ray.search.samplers import Proposal, Sampler
 from foundry_ray.search.state import TrialRecord
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.types import Objective, SearchSpace
@@ -19,23 +19,27 @@ _METRICS = ("error", "log_latency", "log_bytes")
 _OBJECTIVES = tuple(Objective(metric=name, mode="min") for name in _METRICS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RowSampler(Sampler):
-    """Goes from each proposal to the nearest free row."""
+class _RowSampler:
+    """Goes from each proposal of the product's sampler to the nearest free row."""
 
-    candidates: Candidates
+    size = None
+
+    def __init__(self, sampler: Sampler, candidates: Candidates) -> None:
+        self._sampler = sampler
+        self._candidates = candidates
 
     def propose(self, records: Mapping[int, TrialRecord], number: int) -> Proposal:
-        proposal = Sampler.propose(self, records, number)
-        return replace(proposal, params=self.candidates.take(proposal.params))
+        """See `rules.Proposing`."""
+        proposal = self._sampler.propose(records, number)
+        return replace(proposal, params=self._candidates.take(proposal.params))
 
 
 def trained(table: Table, space: SearchSpace, *, sampler: Literal["random", "tpe"], seed: int, max_epochs: int) -> list[tuple[int, int]]:
     """(row, epoch) in the order of training, by MO-ASHA with rungs at 1, 3 and 9 epochs and one worker."""
-    candidates = Candidates(space, table.rows)
-    proposing = _RowSampler(kind=sampler, space=space, objectives=_OBJECTIVES, seed=seed, candidates=candidates)
-    coordinator = driving.coordinator(proposing, scheduler=driving.ASHA, num_trials=len(table.rows), seed=seed, clock=FakeClock())
-    seen: list[tuple[int, int]] = []
+    candidates, wanted = Candidates(space, table.rows), replace(space, objectives=_OBJECTIVES)
+    proposing = _RowSampler(Sampler(kind=sampler, space=wanted, objectives=_OBJECTIVES, seed=seed), candidates)
+    num_rows, seen = len(table.rows), list[tuple[int, int]]()
+    coordinator = driving.coordinator(wanted, proposing, scheduler=driving.ASHA, num_trials=num_rows, seed=seed, clock=FakeClock())
     while len(seen) < max_epochs and (job := coordinator.next_job()) is not None:
         row = candidates.number(job.params)
         for event in _played(job, table.places[row], name=table.rows[row].effective):
@@ -43,6 +47,7 @@ def trained(table: Table, space: SearchSpace, *, sampler: Literal["random", "tpe
                 seen.append((row, event.epoch))
             if not coordinator.observe(event):
                 break
+    coordinator.close()
     return seen
 
 

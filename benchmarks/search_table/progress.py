@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.search_table.table import Place, Table
+from benchmarks.search_table.table import Table
 from foundry_ray.search import pareto
 
 Seen = Sequence[tuple[int, int]]
 """What a study trained, in order: (row, epoch), each of which costs one epoch. A student that goes on does so from where it was."""
-_WORST: Place = (1.0, 1.0, 1.0)
+_BOX = pareto.Box(best=(0.0, 0.0, 0.0), worst=(1.0, 1.0, 1.0))
 
 
 def steps(table: Table, seen: Seen) -> list[tuple[int, float]]:
     """(epochs spent, hypervolume) whenever it grew. The volume is a share of the box between the table's best and worst values."""
-    front: list[Place] = []
-    grown: list[tuple[int, float]] = []
+    trace, grown, before = pareto.HypervolumeTrace(_BOX), list[tuple[int, float]](), 0.0
     for spent, (row, epoch) in enumerate(seen, 1):
-        place = table.places[row][epoch - 1]
-        if any(all(a <= b for a, b in zip(other, place, strict=True)) for other in front):
-            continue
-        front = [other for other in front if not pareto.dominates(place, other)] + [place]
-        grown.append((spent, pareto.hypervolume(front, _WORST)))
+        volume = trace.add(table.places[row][epoch - 1])
+        if volume > before:
+            grown.append((spent, volume))
+            before = volume
     return grown
 
 

@@ -6,27 +6,26 @@ Everything is the shipped example's but for fewer images and another split, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from benchmarks.record import ROOT, foundry, timed, work_folder
-from foundry_ray.artifacts import manifests, open_store
+from benchmarks.search_table import driving
+from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import LatencyConfig, Settings, load_config
-from foundry_ray.protocols import ArtifactStore, Reporter
-from foundry_ray.schemas import images_only
-from foundry_ray.types import DatasetRef, Json, ModelArtifact, from_json
+from foundry_ray.protocols import ArtifactStore, Clock, Reporter
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, SearchSpace, from_json
 
 if TYPE_CHECKING:
+    from foundry_ray.evaluation.quiet import QuietGate
     from foundry_ray.search.trial import TrialContext, TrialRunner
 
 PIPELINE = ROOT / "examples" / "fashion_mnist" / "pipeline.yaml"
 NUM_TRAIN, NUM_VAL = 6_000, 4_000
 LATENCY = LatencyConfig()
 _TEACHER_TIMEOUT_S = 1_800.0
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,39 +71,43 @@ def prepared(folder: Path, *, reporter: Reporter) -> Students:
 
 
 def shared_context(students: Students, *, reporter: Reporter) -> TrialContext:
-    """What the trials of one study share, as `search.study` would give it to them."""
-    from foundry_ray import data
+    """What the trials of one study share, as the product gives it to them; nothing is a limit, and nobody compares with the teacher."""
+    from foundry_ray.search import environment
     from foundry_ray.search.targets import TargetSpec, teacher_logits, trial_seed
-    from foundry_ray.search.trial import TrialContext
 
-    config, store, key = load_config(PIPELINE), students.open_store(), students.teacher.artifact.key
-    seed, augment = trial_seed(config.seed), config.data.augment
-    spec = TargetSpec(dataset=students.dataset, teacher=students.teacher, augment=augment, views=config.student.target_views, seed=seed)
-    return TrialContext(
-        train=data.load_split(students.dataset, "train", store=store),
-        val=data.load_split(students.dataset, "val", store=store),
-        logits_VNC=teacher_logits(spec, store=store, reporter=reporter),
-        teacher_description=json.loads(manifests.read_file(store, key, "architecture.json")),
-        teacher_tensors=manifests.read_file(store, key, "model.safetensors"),
-        family=students.teacher.family,
-        schema=images_only(students.dataset.schema, what="a benchmark of students"),
-        task=config.task,
-        augment=augment,
+    config, store = load_config(PIPELINE), students.open_store()
+    context = environment.StudyContext(
+        search=config.search,
         student=config.student,
-        constraints=(),
-        batch_size=LATENCY.batch_size,
-        seed=seed,
-        prefix="studies/benchmark/trials",
+        task=config.task,
+        augment=config.data.augment,
+        seed=config.seed,
+        dataset=students.dataset,
+        teacher=students.teacher,
+        store=store,
+        settings=students.settings,
     )
+    spec = TargetSpec(
+        dataset=students.dataset,
+        teacher=students.teacher,
+        augment=context.augment,
+        views=config.student.target_views,
+        seed=trial_seed(config.seed),
+    )
+    logits_VNC = teacher_logits(spec, store=store, reporter=reporter)
+    return environment.shared_context(context, SearchSpace(params=()), logits_VNC, prefix=f"studies/{driving.STUDY}/trials")
 
 
 def runner(students: Students, context: TrialContext, *, reporter: Reporter) -> TrialRunner:
     """The product's own, with the real latency meter; it pauses while another process measures."""
-    from foundry_ray.evaluation.latency import RuntimeLatencyMeter
     from foundry_ray.evaluation.quiet import QuietGate
+    from foundry_ray.search.environment import local_meter
     from foundry_ray.search.trial import TrialRunner
 
     clock, gate, store = SystemClock(), QuietGate(home=students.home), students.open_store()
-    pause: Callable[[], None] = lambda: (gate.wait(clock), None)[1]  # noqa: E731
-    meter = RuntimeLatencyMeter(store=store, threads=LATENCY.threads, budget_s=LATENCY.budget_s, clock=clock, gate=gate)
-    return TrialRunner(context, store=store, meter=meter, clock=clock, reporter=reporter, between_steps=pause)
+    meter = local_meter(store, LATENCY, settings=students.settings, clock=clock)
+    return TrialRunner(context, store=store, meter=meter, clock=clock, reporter=reporter, between_steps=lambda: _pause(gate, clock))
+
+
+def _pause(gate: QuietGate, clock: Clock) -> None:
+    gate.wait(clock)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,8 +73,8 @@ class Table:
         )
 
 
-def _range(values: object) -> tuple[float, float]:
-    found = list(values)  # type: ignore[call-overload]
+def _range(values: Iterable[float]) -> tuple[float, float]:
+    found = list(values)
     return min(found), max(found)
 
 
