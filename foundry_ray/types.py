@@ -18,7 +18,10 @@ from foundry_ray.documents import to_json as to_json
 from foundry_ray.plans import Plan as Plan
 from foundry_ray.plans import PlannedStage as PlannedStage
 from foundry_ray.plans import PlannedTraining as PlannedTraining
+from foundry_ray.plans import ProfiledModel as ProfiledModel
+from foundry_ray.plans import Reach as Reach
 from foundry_ray.plans import SpaceProfile as SpaceProfile
+from foundry_ray.plans import StudyEffort as StudyEffort
 from foundry_ray.schemas import ImageSchema as ImageSchema
 from foundry_ray.schemas import Preprocessing as Preprocessing
 from foundry_ray.schemas import Schema as Schema
@@ -195,9 +198,10 @@ class StudyProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
-    """What a study found. `pareto_front` and `chosen` are trial numbers; `worker_seconds` is the sum over trials.
+    """What a study found. `pareto_front` and `chosen` are trial numbers; `worker_seconds` is how long workers were busy with it, all together.
 
-    `stopped_by` says what ended the asking: `trials`, `wall_time_s`, `worker_hours`, `cost`, `min_gain_per_worker_hour` or `space` (a grid is done).
+    `stopped_by` says what ended the asking: `trials`, `wall_time_s`, `worker_hours`, `cost`, `min_gain_per_worker_hour`, `space` (a grid is done) or
+    `scheduler` (a population is complete).
     """
 
     study_name: str

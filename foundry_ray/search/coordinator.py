@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from foundry_ray.protocols import Clock
 from foundry_ray.search import budget as budgets
-from foundry_ray.search import constraints, history
+from foundry_ray.search import history
 from foundry_ray.search.course import Course
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.journal import Journal
@@ -155,8 +155,6 @@ class Coordinator:
                 self._happen(_finite(event))
                 return True
             event = Event(kind="duplicate", number=event.number, of=owner, duration_s=event.duration_s)
-        if event.kind == "measured":
-            event = self._judged(event)
         self._in_flight.discard(event.number)
         self._happen(_finite(event))
         if event.kind == "measured":
@@ -295,13 +293,6 @@ class Coordinator:
             if ranking:
                 return GoOn(number=ranking[0], rung=rung + 1)
         return None
-
-    def _judged(self, event: Event) -> Event:
-        """A latency on another device may break a constraint."""
-        record = self.course.state.records[event.number]
-        values = {**record.known, **event.values}
-        excess = sum(constraints.excesses(self.rules.limits, values).values())
-        return replace(event, excess=excess, error=constraints.explain(self.rules.limits, values))
 
     def _hand_out(self, number: int, *, is_measuring: bool = False) -> Job:
         self._in_flight.add(number)

@@ -70,6 +70,7 @@ class SyntheticRunner:
 
     Attributes:
         max_params: A hard limit on `num_params`, checked before the first epoch.
+        max_ms: A hard limit on latency.
         device: What latency is measured on.
         slowness: Latency on this device, as a factor.
         store: Keeps the checkpoints, where there is one.
@@ -78,6 +79,7 @@ class SyntheticRunner:
     """
 
     max_params: float = math.inf
+    max_ms: float = math.inf
     device: str = ""
     slowness: float = 1.0
     store: ArtifactStore | None = None
@@ -90,7 +92,9 @@ class SyntheticRunner:
         graph = canonical_sha256(cost["num_params"])
         if job.to_epoch == job.from_epoch:
             self.num_measured[job.number] += 1
-            yield Event(kind="measured", number=job.number, values=cost, device=self.device)
+            excess = max(0.0, cost["latency_p50_ms"] / self.max_ms - 1)
+            error = f"latency_p50_ms is {cost['latency_p50_ms']:g}" if excess else ""
+            yield Event(kind="measured", number=job.number, values=cost, device=self.device, excess=excess, error=error)
             return
         if not job.known:
             self.num_measured[job.number] += 1
