@@ -44,12 +44,6 @@ def is_of_interest(values: Mapping[str, float], objectives: Sequence[Objective])
     )
 
 
-def dominates(first: Point, second: Point) -> bool:
-    """Whether `first` is nowhere worse than `second` and somewhere better."""
-    pairs = list(zip(first, second, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-
 def layers(points: Sequence[Point]) -> list[list[int]]:
     """Non-dominated sorting: indices of the front, then of the front of the rest, and so on."""
     return Ranking.of(dict(enumerate(points))).layers()

@@ -29,7 +29,6 @@ class Ranking:
 
     def __init__(self) -> None:
         self._layers: list[_Layer] = []
-        self._num_points = 0
 
     @classmethod
     def of(cls, points: Mapping[int, Point]) -> Ranking:
@@ -38,9 +37,6 @@ class Ranking:
         for number in sorted(points, key=lambda number: tuple(points[number])):
             ranking.add(number, points[number])
         return ranking
-
-    def __len__(self) -> int:
-        return self._num_points
 
     def __iter__(self) -> Iterator[int]:
         for layer in self._layers:
@@ -54,7 +50,6 @@ class Ranking:
         """Put a point into its layer; those of it that it dominates move down by one, and what these dominate in turn."""
         moving = _Layer.of(number, point)
         index = self._first_without_better(moving.points_DN)
-        self._num_points += 1
         while index < len(self._layers):
             beaten_N = self._layers[index].beaten_by(moving.points_DN)
             if beaten_N.all():  # so is all below it: the layers shift by one

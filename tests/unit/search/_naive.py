@@ -19,12 +19,13 @@ def layers(points: Mapping[int, Point]) -> list[list[int]]:
     """Again and again, those that nothing left dominates."""
     left, found = dict(points), []
     while left:
-        found.append(sorted(number for number, point in left.items() if not any(_dominates(other, point) for other in left.values())))
+        found.append(sorted(number for number, point in left.items() if not any(dominates(other, point) for other in left.values())))
         left = {number: point for number, point in left.items() if number not in found[-1]}
     return found
 
 
-def _dominates(first: Point, second: Point) -> bool:
+def dominates(first: Point, second: Point) -> bool:
+    """Whether `first` is nowhere worse than `second` and somewhere better."""
     return first != second and all(a <= b for a, b in zip(first, second, strict=True))
 
 
