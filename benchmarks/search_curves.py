@@ -4,8 +4,9 @@ python -m benchmarks.search_curves                about 70 minutes on two quiet 
 python -m benchmarks.search_curves --quick        two students, and what the whole would take; writes no table
 
 A student is a quasi-random point of `tables/fashion_space.yaml`, and is trained by the product's TrialRunner: on 6,000 images, judged on 4,000 others
-after each epoch, with the shipped example's settings and its teacher, who saw the same 6,000 images. Two processes with one thread each; while one
-measures a latency the other pauses. Each student is kept as soon as it is done. A student that equals an earlier one, or cannot be made, is left out.
+after each epoch, with the product's default settings and the shipped example's teacher, who saw the same 6,000 images. Two processes with one thread
+each; while one measures a latency the other pauses. Each student is kept as soon as it is done. A student that equals an earlier one, or cannot be
+made, is left out.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _table(found: Mapping[int, Row | str], made: students.Students, *, minutes: 
         "points": {"space": SPACE.name, "seed": _SEED, "asked": len(found), "left_out": len(found) - len(rows)},
         "data": {"source": config.data.source, "train": students.NUM_TRAIN, "val": students.NUM_VAL, "fingerprint": made.dataset.fingerprint},
         "teacher": {"family": teacher.family, "num_params": teacher.num_params, "val_accuracy": teacher.val_metrics["accuracy"]},
-        "student": config.student.model_dump(mode="json"),
+        "student": students.STUDENT.model_dump(mode="json"),
         "latency": students.LATENCY.model_dump(mode="json"),
     }
     return Table(provenance=provenance, rows=tuple(rows.values()))

@@ -1,6 +1,7 @@
 """Real trials of students on Fashion-MNIST: the data, a teacher that is trained once, and what the trials of a study share.
 
-Everything is the shipped example's but for fewer images and another split, and lies in a store of its own, so that it is made once.
+The data and the teacher are the shipped example's, but for fewer images; students are trained as the product does by default. All of it lies in a
+store of its own, so that it is made once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from benchmarks.record import ROOT, foundry, timed, work_folder
 from benchmarks.search_table import driving
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
-from foundry_ray.config import LatencyConfig, Settings, load_config
+from foundry_ray.config import LatencyConfig, Settings, StudentConfig, load_config
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, SearchSpace, from_json
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 PIPELINE = ROOT / "examples" / "fashion_mnist" / "pipeline.yaml"
 NUM_TRAIN, NUM_VAL = 6_000, 4_000
+STUDENT = StudentConfig(target_views=4)  # with flips alone an image has two variants
 LATENCY = LatencyConfig()
 _TEACHER_TIMEOUT_S = 1_800.0
 
@@ -78,7 +80,7 @@ def shared_context(students: Students, *, reporter: Reporter) -> TrialContext:
     config, store = load_config(PIPELINE), students.open_store()
     context = environment.StudyContext(
         search=config.search,
-        student=config.student,
+        student=STUDENT,
         task=config.task,
         augment=config.data.augment,
         seed=config.seed,
@@ -91,7 +93,7 @@ def shared_context(students: Students, *, reporter: Reporter) -> TrialContext:
         dataset=students.dataset,
         teacher=students.teacher,
         augment=context.augment,
-        views=config.student.target_views,
+        views=STUDENT.target_views,
         seed=trial_seed(config.seed),
     )
     logits_VNC = teacher_logits(spec, store=store, reporter=reporter)
