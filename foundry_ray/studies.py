@@ -1,4 +1,4 @@
-"""What a user does with a study that is over: serve another trial of it, or go on from what it found."""
+"""What a user does with the study of a run: read it while it runs, serve another of its trials, or go on from what it found."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from foundry_ray.search import extending
 from foundry_ray.search.extending import Changes, Extension
 from foundry_ray.search.finished import choose, config_of, output_of, study_of
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, RunRecord, RunStatus, StudyResult
+
+
+def study_as_it_stands(record: RunRecord, context: Context) -> StudyResult:
+    """The study of a run: its result, or as far as it is. Raises ArtifactNotFound where none was begun."""
+    from foundry_ray.search.study import study_so_far
+
+    search = record.stage("search")
+    if search is None or search.outputs is not None or not search.progress_key:
+        return study_of(record)
+    dataset, teacher = output_of(record, "data", DatasetRef), output_of(record, "teacher", ModelArtifact)
+    about = Pipeline(config=config_of(record), context=context).study_context(dataset, teacher)
+    return study_so_far(about, study_key=search.progress_key)
 
 
 def deploy_another(run: str, policy: str, *, context: Context, serve: Mapping[str, Json] | None = None, cluster: str | None = None) -> RunRecord:

@@ -110,17 +110,17 @@ def trials(
     store: StoreOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """List the trials of a run's study."""
+    """List the trials of a run's study, also while it runs."""
     from foundry_ray.context import open_context
     from foundry_ray.reporting.leaderboard import columns, leaderboard
     from foundry_ray.reporting.tables import trials_table
     from foundry_ray.runlog import find_run
-    from foundry_ray.search.finished import study_of
     from foundry_ray.search.importance import importances_of, that_matter
+    from foundry_ray.studies import study_as_it_stands
 
     with open_context(store) as context:
         record = find_run(context.store, run)
-        study = study_of(record)
+        study = study_as_it_stands(record, context)
         shown = leaderboard(study, only_front=pareto, sort=sort)
         params = columns(shown, that_matter(importances_of(record, context.store)))
     emit(shown, lambda: trials_table(study, shown, params))

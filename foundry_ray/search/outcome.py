@@ -10,6 +10,7 @@ from foundry_ray.protocols import Reporter
 from foundry_ray.search import budget, constraints, pareto
 from foundry_ray.search.constraints import Constraint
 from foundry_ray.search.coordinator import Coordinator
+from foundry_ray.search.course import Course
 from foundry_ray.search.history import study_history
 from foundry_ray.search.rules import Rules
 from foundry_ray.search.state import StudyState
@@ -20,29 +21,38 @@ _NO_CANDIDATE = (TrialState.FAILED, TrialState.INFEASIBLE)
 
 def conclude(coordinator: Coordinator, *, study_key: str, reporter: Reporter) -> StudyResult:
     """What came of a study. Raises NoFeasibleTrial or SearchError."""
-    rules, state, ledger = coordinator.rules, coordinator.course.state, coordinator.course.ledger
-    trials = [_as_finished(trial) for trial in state.trials()]
-    limits = rules.limits
+    rules, limits = coordinator.rules, coordinator.rules.limits
+    found = so_far(rules, coordinator.course, study_key=study_key)
+    trials = tuple(map(_as_finished, found.trials))
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and not constraints.excesses(limits, trial.values)]
     choice = rules.policy.choose(complete, rules.objectives, teacher_accuracy=rules.teacher_accuracy)
     if choice is None:
         raise _nothing_found(trials, limits)
     if choice.warning:
         reporter.warn(f"search.choose: {choice.warning}")
-    worker_s = ledger.worker_s(ledger.at_s)
+    return replace(found, trials=trials, chosen=choice.number, num_by_state=_counted(trials), stopped_by=coordinator.stopped_by)
+
+
+def so_far(rules: Rules, course: Course, *, study_key: str) -> StudyResult:
+    """A study as it stands, whether it is over or not. Nothing is chosen, which `chosen` says as -1."""
+    state, ledger = course.state, course.ledger
+    trials, worker_s = tuple(state.trials()), ledger.worker_s(ledger.at_s)
     return StudyResult(
         study_name=f"study-{study_key[:8]}",
         study_key=study_key,
-        trials=tuple(trials),
+        trials=trials,
         objectives=rules.objectives,
         pareto_front=tuple(front_of(state, rules)),
-        chosen=choice.number,
-        num_by_state={str(one): count for one in TrialState if (count := sum(trial.state is one for trial in trials))},
+        chosen=-1,
+        num_by_state=_counted(trials),
         worker_seconds=worker_s,
         history=study_history(ledger.reports, state.records, rules.objectives),
-        stopped_by=coordinator.stopped_by,
         cost=budget.cost(rules.budget, worker_s),
     )
+
+
+def _counted(trials: Sequence[Trial]) -> dict[str, int]:
+    return {str(one): count for one in TrialState if (count := sum(trial.state is one for trial in trials))}
 
 
 def front_of(state: StudyState, rules: Rules) -> list[int]:

@@ -1,4 +1,4 @@
-"""A study that goes on from what another one found: what it takes over, and how many trials it adds."""
+"""A study that goes on from what another one found, what it takes over, and how many trials it adds; and one that is read before it is over."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from foundry_ray import keys
 from foundry_ray.config import LimitsConfig, PipelineConfig, Settings, validate
 from foundry_ray.errors import ArtifactNotFound
 from foundry_ray.pipeline import Pipeline
+from foundry_ray.runlog import save_run
 from foundry_ray.search import segments
 from foundry_ray.search.extending import Changes, Extension
 from foundry_ray.search.finished import output_of
 from foundry_ray.search.transfer import identity_key
-from foundry_ray.studies import extend_study
+from foundry_ray.studies import extend_study, study_as_it_stands
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stored_runs import RUN_ID, identity_of, stage_key_of, store_run
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import ModelArtifact, RunRecord, canonical_bytes, to_json
+from foundry_ray.types import ModelArtifact, RunRecord, StageStatus, canonical_bytes, to_json
 
 STUDY = stage_key_of("study")
 Extend = Callable[..., tuple[PipelineConfig, Extension]]
@@ -116,3 +117,29 @@ def test_a_run_that_is_not_there_is_not_extended(extend: Extend, store: MemorySt
     store.delete(f"runs/{RUN_ID}/record.json")
     with pytest.raises(ArtifactNotFound, match="There is no run 'latest'"):
         extend(Changes(trials=1))
+
+
+def _unfinished(record: RunRecord, store: MemoryStore, **changes: object) -> RunRecord:
+    stages = (replace(one, **changes) if one.name == "search" else one for one in record.stages if one.name in ("data", "teacher", "search"))
+    record = replace(record, stages=tuple(stages))
+    save_run(store, record)
+    return record
+
+
+def test_a_study_that_is_not_over_is_read_from_its_journal(origin: RunRecord, store: MemoryStore, settings: Settings) -> None:
+    record = _unfinished(origin, store, outputs=None, status=StageStatus.RUNNING, progress_key=STUDY)
+    before = dict(store.objects)
+    study = study_as_it_stands(record, SimpleNamespace(store=store, settings=settings))
+    assert [trial.params["lr"] for trial in study.trials] == [0.01, 0.02, 0.03]
+    assert (study.chosen, study.pareto_front, study.num_by_state) == (-1, (0, 1), {"complete": 3})
+    assert store.objects == before
+
+
+def test_a_study_that_is_over_is_its_result(origin: RunRecord, store: MemoryStore, settings: Settings) -> None:
+    assert study_as_it_stands(origin, SimpleNamespace(store=store, settings=settings)).chosen == 0
+
+
+def test_a_run_that_has_not_come_to_its_study_says_so(origin: RunRecord, store: MemoryStore, settings: Settings) -> None:
+    record = _unfinished(origin, store, outputs=None, status=StageStatus.PENDING, progress_key="")
+    with pytest.raises(ArtifactNotFound, match="has no finished study"):
+        study_as_it_stands(record, SimpleNamespace(store=store, settings=settings))
