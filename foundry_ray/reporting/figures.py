@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _INK, _FAINT, _TEACHER, _STUDENT, _FRONT = "#1f2933", "#9aa5b1", "#52606d", "#0b69a3", "#de3a11"
 _SERIES = ("#0b69a3", "#de3a11", "#9aa5b1", "#147d64")
+_MOST_NUMBERED = 100
 _COSTS = {"latency_p50_ms": ("latency", "p50 latency, ms", 1.0), "size_bytes": ("size", "served file, KiB", 1024.0)}
 
 
@@ -110,7 +111,7 @@ def _scatter(axes: Axes, trials: Sequence[Trial], metric: str, colour: str, labe
     x = [trial.values[metric] / _COSTS[metric][2] for trial in trials]
     y = [trial.values["accuracy"] for trial in trials]
     axes.scatter(x, y, s=28, color=colour, alpha=0.85, linewidths=0, label=label)
-    for trial, at_x, at_y in zip(trials, x, y, strict=True):
+    for trial, at_x, at_y in zip(trials, x, y, strict=True) if len(trials) <= _MOST_NUMBERED else ():
         axes.annotate(str(trial.number), (at_x, at_y), xytext=(5, 5), textcoords="offset points", fontsize=7, color=colour)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from foundry_ray.errors import ConfigError
 from foundry_ray.types import StudyResult, Trial, TrialState
 
-_NUM_COLUMNS = 4
+_NUM_COLUMNS = 3
 
 
 def leaderboard(study: StudyResult, *, only_front: bool = False, sort: str | None = None) -> tuple[Trial, ...]:
@@ -28,7 +28,7 @@ def why_ended(trial: Trial) -> str:
 
 
 def columns(trials: tuple[Trial, ...], preferred: tuple[str, ...]) -> tuple[str, ...]:
-    """The parameters to show: those that matter, where that is known; else the first ones that differ. At most four fit beside the objectives."""
+    """The parameters to show: those that matter, where that is known; else the first ones that differ. Three fit beside the objectives."""
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     differing = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
     return tuple(name for name in (preferred or differing or names) if name in names)[:_NUM_COLUMNS]

@@ -75,10 +75,15 @@ def _hypervolume(history: Sequence[StudyProgress]) -> Table:
 def _alternatives(alternatives: Sequence[Alternative], study: StudyResult) -> Table:
     metrics = [objective.metric for objective in study.objectives]
     rows = [
-        (one.policy, _marked(one.trial, study), *(units.value(metric, one.trial.values[metric]) for metric in metrics), one.warning)
+        (one.policy, _marked(one.trial, study), *(units.value(metric, one.trial.values[metric]) for metric in metrics), "!" if one.warning else "")
         for one in alternatives
     ]
-    return simple("what policies choose", ("policy", "trial", *metrics, ""), rows, right=("trial", *metrics))
+    names = [units.short(metric) for metric in metrics]
+    return simple("what policies choose", ("policy", "trial", *names, ""), rows, right=("trial", *names))
+
+
+def _warnings(alternatives: Sequence[Alternative]) -> list[Text]:
+    return [Text(f"! {warning}", style="yellow") for warning in dict.fromkeys(one.warning for one in alternatives if one.warning)]
 
 
 def _marked(trial: Trial, study: StudyResult) -> str:

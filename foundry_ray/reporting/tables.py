@@ -86,8 +86,9 @@ def endpoint_line(endpoint: Endpoint) -> Text:
 def trials_table(study: StudyResult, chosen: Sequence[Trial], params: Sequence[str]) -> Table:
     """One line a trial: state, rung, objectives, the parameters that matter, why it ended; `*` marks the front and `>` the winner."""
     metrics = [objective.metric for objective in study.objectives]
-    numbers = ("#", "rung", "epochs", *metrics, *params)
-    table = simple(f"study {study.study_name}", ("#", "state", "rung", "epochs", *metrics, *params, "why"), (), right=numbers)
+    names = [units.short(metric) for metric in metrics]
+    numbers = ("#", "rung", "epochs", *names, *params)
+    table = simple(f"study {study.study_name}", ("#", "state", "rung", "epochs", *names, *params, "why"), (), right=numbers)
     for trial in chosen:
         mark = ">" if trial.number == study.chosen else ("*" if trial.number in study.pareto_front else " ")
         values = [units.value(metric, trial.values[metric]) if metric in trial.values else "-" for metric in metrics]

@@ -61,7 +61,7 @@ def importances_of(record: RunRecord, store: ArtifactStore) -> tuple[Importance,
     return importances(study, space_of(study, store))
 
 
-def that_matter(found: Sequence[Importance], *, num: int = 4) -> tuple[str, ...]:
+def that_matter(found: Sequence[Importance], *, num: int = 3) -> tuple[str, ...]:
     """The `num` parameters with the largest share of any objective, the largest first; empty where nothing can be said of any."""
     largest: dict[str, float] = {}
     for importance in found:

@@ -69,6 +69,7 @@ class Policy:
     def rank(self, trials: Sequence[Trial], objectives: Sequence[Objective], *, teacher_accuracy: float) -> list[int]:
         """Numbers of the trials that could be chosen, the first choice first: they have an accuracy, and are neither lost nor marked dominated."""
         known = [trial for trial in trials if "accuracy" in trial.values and not trial.dominated and trial.state not in _LOST]
+        place: dict[int, tuple[float, ...]]
         if self.kind in ("knee", "trial"):
             place = {number: (float(index),) for index, number in enumerate(_by_knee(known, objectives))}
         else:
