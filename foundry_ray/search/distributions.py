@@ -1,6 +1,6 @@
-"""The parameters of trials that are over as Optuna's distributions: what its importances and its storages want to know of a range.
+"""Parameters as Optuna's distributions: what its samplers, its importances and its storages want to know of a range.
 
-Taken from the space where its file still says what the trials were drawn from; else told from the values themselves.
+Of trials that are over they are taken from the space that their study kept; where there is none, they are told from the values themselves.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def distributions(trials: Sequence[Trial], space: SearchSpace | None) -> dict[st
 def is_from_space(found: Mapping[str, BaseDistribution], space: SearchSpace | None) -> bool:
     """Whether all of them are ranges of the space, and none is told from values."""
     params = {param.name: param for param in space.params} if space is not None else {}
-    return all(name in params and distribution == of_param(params[name]) for name, distribution in found.items())
+    return all(name in params and distribution == distribution_of(params[name]) for name, distribution in found.items())
 
 
-def of_param(param: Param) -> BaseDistribution:
+def distribution_of(param: Param) -> BaseDistribution:
     """The distribution of a parameter of a space."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -49,7 +49,7 @@ def of_param(param: Param) -> BaseDistribution:
 def _distribution(param: Param | None, seen: Sequence[Scalar]) -> BaseDistribution:
     """That of the parameter, if all values could have come from it."""
     if param is not None and all(_could_be(param, value) for value in seen):
-        return of_param(param)
+        return distribution_of(param)
     return _told_from(seen)
 
 

@@ -11,10 +11,11 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from foundry_ray.search.distributions import distribution_of
 from foundry_ray.search.points import in_order, is_active, limits
 from foundry_ray.search.samplers.observing import Observation
 from foundry_ray.types import Param, Scalar, SearchSpace
@@ -29,7 +30,7 @@ class Asking:
     def __init__(self, space: SearchSpace, num_objectives: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._params = in_order(space.params)
-        self._distributions = {param.name: _distribution(param) for param in self._params}
+        self._distributions = {param.name: distribution_of(param) for param in self._params}
         self._num_objectives = num_objectives
         self._known: dict[int, tuple[Observation, tuple[float, ...], FrozenTrial]] = {}
         self.forget()
@@ -150,15 +151,6 @@ def _suggest(trial: optuna.Trial, param: Param) -> Scalar:
         return int(trial.suggest_int(param.name, int(low), int(high), step=int(param.step or 1), log=param.log))
     value = float(trial.suggest_float(param.name, low, high, step=param.step, log=param.log))
     return round(value, 12) if param.step else value
-
-
-def _distribution(param: Param) -> BaseDistribution:
-    if param.kind == "categorical":
-        return CategoricalDistribution(list(param.choices))
-    low, high = limits(param)
-    if param.kind == "int":
-        return IntDistribution(int(low), int(high), step=int(param.step or 1), log=param.log)
-    return FloatDistribution(low, high, step=param.step, log=param.log)
 
 
 def _as_optuna_has_it(value: Scalar, distribution: BaseDistribution) -> Scalar:
