@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
 
 from foundry_ray.search import pareto
 from foundry_ray.search.events import Event
 from foundry_ray.search.schedulers.facts import Asked, Fact, Left, Reached, Started
 from foundry_ray.search.state import StudyState, TrialRecord
 from foundry_ray.types import Objective, TrialState
-
-Reason = Literal["failed", "infeasible", "duplicate", "dominated"]
 
 
 def facts(event: Event, state: StudyState, objectives: Sequence[Objective]) -> Iterator[Fact]:
@@ -31,7 +28,7 @@ def facts(event: Event, state: StudyState, objectives: Sequence[Objective]) -> I
         for one in state.sharing_graph(number):
             yield from _measured(state.records[one], objectives)
     elif event.kind in ("duplicate", "dominated", "infeasible", "failed"):
-        yield Left(number=number, reason=cast(Reason, event.kind))
+        yield Left(number=number, reason=event.kind)
     elif event.kind == "died" and state.records[number].trial.state is TrialState.FAILED:
         yield Left(number=number, reason="failed")
 

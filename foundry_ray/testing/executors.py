@@ -28,8 +28,8 @@ class SerialExecutor:
         self._event_s = event_s
         self._budget = budget
 
-    def run(self, coordinator: Coordinator) -> None:
-        """Until nothing is left to do, or the budget is spent."""
+    def run(self, coordinator: Coordinator) -> bool:
+        """Until nothing is left to do, or the budget is spent. Returns whether it came to its end."""
         running: list[tuple[float, int, Iterator[Event]]] = []
         num_events = num_jobs = 0
         while True:
@@ -37,11 +37,11 @@ class SerialExecutor:
                 heapq.heappush(running, (self._clock.monotonic_s() + self._event_s, num_jobs, self._run(job)))
                 num_jobs += 1
             if not running:
-                return
+                return True
             due_s, rank, events = heapq.heappop(running)
             self._clock.advance(max(0.0, due_s - self._clock.monotonic_s()))
             if self._budget is not None and num_events >= self._budget:
-                return
+                return False
             num_events += 1
             if coordinator.observe(next(events)):
                 heapq.heappush(running, (due_s + self._event_s, rank, events))

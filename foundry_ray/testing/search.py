@@ -197,8 +197,7 @@ class SyntheticStudy:
 
     def run(self, *, num_slots: int = 1, budget: int | None = None) -> list[Trial]:
         """Run to the end, or until `budget` events were seen, as if the driver had died then."""
-        SerialExecutor(self.runner, clock=self.clock, num_slots=num_slots, budget=budget).run(self.coordinator)
-        if budget is None:
+        if SerialExecutor(self.runner, clock=self.clock, num_slots=num_slots, budget=budget).run(self.coordinator):
             self.coordinator.close()
         else:
             self._mortal.die()
