@@ -25,6 +25,7 @@ from benchmarks.search_table import students
 from benchmarks.search_table.points import quasi_random
 from benchmarks.search_table.table import FASHION, SPACE, Row, Table, save, space
 from foundry_ray.clock import SystemClock
+from foundry_ray.config import load_config
 from foundry_ray.observability import ConsoleReporter
 from foundry_ray.search.events import Job
 from foundry_ray.stages import library_versions
@@ -102,7 +103,7 @@ def _table(found: Mapping[int, Row | str], made: students.Students, *, minutes: 
         row = found[number]
         if isinstance(row, Row):
             rows.setdefault(row.effective, row)
-    teacher, config = made.teacher, students.load_config(students.PIPELINE)
+    teacher, config = made.teacher, load_config(students.PIPELINE)
     provenance: dict[str, Json] = {
         "made": "python -m benchmarks.search_curves",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -16,7 +16,7 @@ _POPULATION = 20
 """Of NSGA-II. Optuna's default of 50 would leave ten of 60 trials to evolution, the others to chance."""
 
 
-class _OfTable(optuna.samplers.BaseSampler):
+class _OfTable(optuna.samplers.BaseSampler):  # type: ignore[misc]
     """Lets another sampler propose all parameters at once, and goes to the nearest free row from there."""
 
     def __init__(self, inner: optuna.samplers.BaseSampler, space: SearchSpace, candidates: Candidates) -> None:
