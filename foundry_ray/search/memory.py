@@ -24,6 +24,8 @@ from foundry_ray.training.shape import Shape, halved
 PROCESS_RATIO = 1.75
 """What a process takes, of what its tensors take."""
 
+_CONTEXT_BYTES = 600_000_000
+"""What CUDA and its libraries take of a GPU for one process, beside torch's allocator."""
 _FP32_BYTES = 4
 _SLOTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 _UNKNOWN_SLOTS = 2  # a user's own optimizer is taken for one like Adam
@@ -84,9 +86,11 @@ def fitting(taken: Footprint, shape: Shape, room_bytes: int) -> Shape | None:
 
 
 def gpu_room_bytes(device: str, share: float) -> int:
-    """What a slot has that gets this share of a GPU; from here on torch gives this process no more than that."""
-    torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
-    return int(min(1.0, share) * torch.cuda.get_device_properties(device).total_memory)
+    """What a slot has that gets this share of a GPU, besides CUDA's own; from here on torch gives this process no more than that."""
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    room_bytes = max(0, int(min(1.0, share) * total_bytes) - _CONTEXT_BYTES)
+    torch.cuda.set_per_process_memory_fraction(room_bytes / total_bytes, device)
+    return room_bytes
 
 
 def own_bytes() -> int:

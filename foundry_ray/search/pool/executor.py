@@ -178,7 +178,8 @@ class PoolExecutor:
         elif not actor.is_ready:
             self._num_failed_starts += 1
             if self._num_failed_starts >= _MAX_FAILED_STARTS:
-                raise SearchError(f"{self._num_failed_starts} worker processes in a row could not start, the last with: {error}.", hint="`foundry doctor`.")
+                message = f"{self._num_failed_starts} worker processes in a row could not start, the last with: {error}."
+                raise SearchError(message, hint="`foundry doctor`.")
 
     def _find_silent(self, coordinator: Coordinator) -> None:
         """Give up who has said nothing for too long, and say what is waited for."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from foundry_ray.errors import FoundryError
 from foundry_ray.protocols import Reporter
 from foundry_ray.search.events import Event, Job
+from foundry_ray.training.failures import is_own_bug, last_line
 
 
 class Runner(Protocol):
@@ -56,9 +59,10 @@ class Worker:
     def __init__(self, environment: Environment) -> None:
         import psutil
 
-        self._told = _Warnings()
+        self._told = Warnings()
         self._runner = environment.runner(self._told)
         self._events: Iterator[Event] = iter(())
+        self._number = -1
         self._process = psutil.Process(os.getpid())
 
     def greet(self) -> Answer:
@@ -68,15 +72,27 @@ class Worker:
     def next(self, job: Job | None) -> Answer:
         """The next event: of a new job, or of the one that it is at."""
         if job is not None:
-            self._events = self._runner(job)
-        return self._answer(next(self._events))
+            self._number, self._events = job.number, self._runner(job)
+        return self._answer(self._next())
+
+    def _next(self) -> Event:
+        """The border of the process. What user code raises and would raise again ends the trial; all else ends the process, and is tried again."""
+        try:
+            return next(self._events)
+        except FoundryError:
+            raise
+        except Exception:
+            text = traceback.format_exc()
+            if not is_own_bug(text):
+                raise
+            return Event(kind="failed", number=self._number, error=last_line(text))
 
     def _answer(self, event: Event | None) -> Answer:
         rss_bytes = self._process.memory_info().rss
         return Answer(event=event, warnings=self._told.take(), rss_bytes=rss_bytes, fingerprint=self._runner.fingerprint)
 
 
-class _Warnings:
+class Warnings:
     """The reporter inside a worker: epochs travel as events, warnings with them."""
 
     def __init__(self) -> None:
@@ -90,6 +106,9 @@ class _Warnings:
 
     def metrics(self, step: int, values: object) -> None:
         """Epochs are events already."""
+
+    def study(self, view: object) -> None:
+        """The driver shows the study."""
 
     def warn(self, message: str) -> None:
         """Keep a message for the driver."""
