@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from foundry_ray import keys
@@ -117,6 +118,12 @@ def check_stages(names: Collection[str], *, option: str = "--fresh") -> None:
         raise ConfigError(f"{option} got {unknown[0]!r}, wanted one of {', '.join(keyed)}.", hint="name a stage; serving is reconciled at every run.")
 
 
+def check_price(price: float | None, *, is_profiled: bool) -> None:
+    """Refuse a price that nothing would be multiplied with."""
+    if price is not None and not is_profiled:
+        raise ConfigError(f"--price got {price:g} without --profile, wanted both: hours are estimated by a profile.", hint="add `--profile`.")
+
+
 @contextmanager
 def open_existing(store: StoreConfig, settings: Settings) -> Iterator[ArtifactStore | None]:
     """The store where there is one already; None where the embedded one has never been started. An embedded one that sleeps is woken and put back."""
@@ -147,6 +154,63 @@ def plan(config: PipelineConfig, *, store: ArtifactStore | None, settings: Setti
         training=_training(config.teacher, look.dataset, is_here=_local_head(config.cluster, settings) is not None),
         warnings=tuple(_warnings(config, schema, settings)),
     )
+
+
+def profiled(planned: Plan, config: PipelineConfig, *, store: ArtifactStore | None, settings: Settings, price: float | None = None) -> Plan:
+    """The plan with a profile of its search space, for which models are built, measured and trained for a few steps. Needs torch, and no data.
+
+    Args:
+        planned: What `plan` gave for this pipeline.
+        config: The pipeline.
+        store: Says how many rows the data set has, where it is prepared.
+        settings: Where FOUNDRY_HOME is.
+        price: Of a worker-hour; that of the budget where None.
+
+    Raises:
+        ConfigError: The data set is of something else than images.
+        SearchSpaceError: No student can be built.
+        ResourcesUnavailable: Not one trial fits this machine, where it is what searches.
+    """
+    import torch
+
+    from foundry_ray.clock import SystemClock
+    from foundry_ray.observability import ConsoleReporter
+    from foundry_ray.search.checks import check_imported
+    from foundry_ray.search.profile import Circumstances, profile_space, scratch_tools
+    from foundry_ray.search.space import load_space
+
+    schema, clock = images_only(check_data(config, settings), what="the profile of a search space"), SystemClock()
+    check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
+    num_gpus = torch.cuda.device_count()
+    around = Circumstances(
+        rows=_rows(config, store, settings),
+        num_workers=_num_workers(config, settings, num_gpus=num_gpus),
+        price=config.search.budget.price_per_worker_hour if price is None else price,
+        device="cuda:0" if num_gpus else "cpu",
+    )
+    with scratch_tools(config.search.latency, settings, clock=clock, reporter=ConsoleReporter(clock=clock)) as tools:
+        return replace(planned, profile=profile_space(config, schema, around, tools))
+
+
+def _rows(config: PipelineConfig, store: ArtifactStore | None, settings: Settings) -> tuple[int, int] | None:
+    """Of train and val: as prepared, or as the configuration counts them."""
+    dataset, split = _Look(config, store).output("data", keys.data(config, settings), DatasetRef), config.data.split
+    if dataset is not None:
+        return dataset.splits["train"].num_rows, dataset.splits["val"].num_rows
+    return (int(split.train), int(split.val)) if split.train >= 1 and split.val >= 1 else None
+
+
+def _num_workers(config: PipelineConfig, settings: Settings, *, num_gpus: int) -> int | None:
+    """That the local head has room for; another cluster has not been asked. Raises ResourcesUnavailable."""
+    from foundry_ray.search.pool.slots import plan_slots
+
+    head = _local_head(config.cluster, settings)
+    if head is None:
+        return None
+    cpus = float(head.num_cpus or multiprocessing.cpu_count())
+    gpus = float(num_gpus if head.num_gpus is None else head.num_gpus)
+    slots = plan_slots({"CPU": cpus, "GPU": gpus}, config.search.trial)
+    return slots.count * slots.num_workers
 
 
 def _training(config: TeacherConfig, dataset: DatasetRef | None, *, is_here: bool) -> PlannedTraining:

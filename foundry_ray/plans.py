@@ -37,17 +37,20 @@ class PlannedTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfiledModel:
-    """A model with random weights as it would be served. `params` is the point of the space that it stands for; MACs are per sample.
-
-    The latencies are None where the time of the profile was over before they were measured.
-    """
+    """A model with random weights as it would be served. `params` is the point of the space that it stands for; MACs are per sample."""
 
     num_params: int
     num_macs: int
     size_bytes: int
-    latency_p50_ms: float | None
-    latency_p95_ms: float | None
+    latency_p50_ms: float
+    latency_p95_ms: float
     params: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """By the names of metrics."""
+        names = ("num_params", "num_macs", "size_bytes", "latency_p50_ms", "latency_p95_ms")
+        return {name: float(getattr(self, name)) for name in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +59,19 @@ class Reach:
 
     Attributes:
         constraint: As `constraints` writes it.
+        share: Of the sampled students that keep it.
         num_known: Sampled students whose metric is known; 0 for what only training tells.
         num_kept: Those of them that keep it.
-        nearest: The value that breaks it least, or keeps it by most; None where nothing is known.
+        nearest: The value that goes furthest its way; None where nothing is known.
         params: The student that has it.
     """
 
     constraint: str
+    share: Literal["all", "some", "none", "unknown"]
     num_known: int
     num_kept: int
     nearest: float | None = None
     params: Mapping[str, Scalar] = field(default_factory=dict)
-
-    @property
-    def share(self) -> Literal["all", "some", "none", "unknown"]:
-        if not self.num_known:
-            return "unknown"
-        return "none" if not self.num_kept else "all" if self.num_kept == self.num_known else "some"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +79,7 @@ class StudyEffort:
     """What a study is expected to take. A worker-hour is an hour of one worker's work.
 
     Attributes:
-        num_trials: Of the budget.
+        num_trials: Of the budget, or as many as the scheduler begins.
         num_trained: Those of them that are neither duplicates nor infeasible, if all are as the sample is.
         epochs_per_trial: Of a trained one, in the mean, as the scheduler stops them.
         epoch_s: Of the median student, on one worker; None where the rows of the data set are not known.

@@ -10,6 +10,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from foundry_ray.reporting.profile import profile_table
 from foundry_ray.reporting.tables import simple
 from foundry_ray.types import Endpoint, Finding, Json, Plan, PlannedTraining, RunRecord
 
@@ -43,7 +44,7 @@ def _shown(value: Json) -> str:
 
 
 def plan_table(plan: Plan) -> RenderableType:
-    """The stages, how the teacher would be trained, then the whole configuration with every default."""
+    """The stages, how the teacher would be trained, the whole configuration with every default, and the profile of the space where there is one."""
     table = simple(f"plan of {plan.pipeline}", ("stage", "action", "key", "why"), ())
     for stage in plan.stages:
         table.add_row(stage.name, Text(stage.action, style=_ACTION_STYLE[stage.action]), Text(stage.key[:12], style="dim"), stage.reason)
@@ -56,6 +57,7 @@ def plan_table(plan: Plan) -> RenderableType:
         *warnings,
         Text("\nresolved configuration", style="bold"),
         Syntax(resolved, "yaml", background_color="default"),
+        *([profile_table(plan.profile)] if plan.profile else []),
     )
 
 

@@ -10,6 +10,8 @@ from foundry_ray.errors import OutOfRange, SearchSpaceError
 from foundry_ray.plugins import IMPORT
 from foundry_ray.search import points
 from foundry_ray.search.policy import parse_policy
+from foundry_ray.search.samplers import check_sampler
+from foundry_ray.search.schedulers import check_scheduler
 from foundry_ray.search.space import load_space
 from foundry_ray.types import Scalar, SearchSpace
 
@@ -20,10 +22,12 @@ def check_search(config: PipelineConfig) -> SearchSpace:
     Raises:
         UnknownKey: A key, a metric or a parameter that does not exist.
         SearchSpaceError: The space cannot be sampled.
-        ConfigError: The policy cannot be read.
+        ConfigError: The policy cannot be read, or the sampler or the scheduler does not suit the space.
     """
     space = load_space(config.search.space, config.search)
     parse_policy(config.search.choose)
+    check_sampler(config.search.sampler, space, config.search.scheduler.kind)
+    check_scheduler(config.search.scheduler, space, trials=config.search.budget.trials)
     return space
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from foundry_ray.errors import SearchSpaceError, UnknownKey
+from foundry_ray.types import Reach, Scalar
 
-METRICS = ("accuracy", "latency_p50_ms", "latency_p95_ms", "size_bytes", "num_params", "num_macs")
+LATENCIES = ("latency_p50_ms", "latency_p95_ms")
+METRICS = ("accuracy", *LATENCIES, "size_bytes", "num_params", "num_macs")
 """What a trial reports; all but accuracy are known before its first training step."""
 
 _FORM = re.compile(r"^\s*([A-Za-z_][A-Za-z0-9_]*)\s*(<=|>=|<|>)\s*([-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)\s*$")
@@ -68,6 +70,18 @@ def excesses(constraints: Sequence[Constraint], values: Mapping[str, float]) -> 
     """The broken ones among those whose metric is known: text -> share by which it is broken."""
     found = {str(one): one.excess(values[one.metric]) for one in constraints if one.metric in values}
     return {text: excess for text, excess in found.items() if excess > 0}
+
+
+def reach(constraint: Constraint, found: Sequence[tuple[Mapping[str, Scalar], Mapping[str, float]]]) -> Reach:
+    """How many of some students, given as parameters and what is known of each, keep a constraint, and which goes furthest its way."""
+    known = [(values[constraint.metric], params) for params, values in found if constraint.metric in values]
+    if not known:
+        return Reach(constraint=str(constraint), share="unknown", num_known=0, num_kept=0)
+    furthest = min if constraint.relation in ("<=", "<") else max
+    value, params = furthest(known, key=lambda one: one[0])
+    num_kept = sum(constraint.excess(value) == 0 for value, _ in known)
+    share: Literal["all", "some", "none"] = "none" if not num_kept else "all" if num_kept == len(known) else "some"
+    return Reach(constraint=str(constraint), share=share, num_known=len(known), num_kept=num_kept, nearest=value, params=params)
 
 
 def explain(constraints: Sequence[Constraint], values: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from foundry_ray.errors import SearchSpaceError, UnknownKey
 from foundry_ray.types import Param, Scalar, SearchSpace
@@ -118,7 +119,7 @@ def _tree(source: str, *, where: str) -> ast.Compare:
 
 def _names(node: ast.expr, source: str, *, where: str) -> list[str]:
     """The parameters at and below a node. Raises SearchSpaceError at one that `_number` cannot compute."""
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float) and _is_finite(node.value):
+    if isinstance(node, ast.Constant) and _is_finite_number(node.value):
         return []
     if _dotted(node):
         return [_dotted(node)]
@@ -128,9 +129,9 @@ def _names(node: ast.expr, source: str, *, where: str) -> list[str]:
     return [name for one in operands for name in _names(one, source, where=where)]
 
 
-def _is_finite(value: float) -> bool:
+def _is_finite_number(value: object) -> bool:
     try:
-        return math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number beyond all floats
         return False
 
@@ -156,7 +157,7 @@ def _operands(node: ast.expr) -> Sequence[ast.expr]:
 
 def _number(node: ast.expr, params: Mapping[str, Scalar]) -> float:
     if isinstance(node, ast.Constant):
-        return float(node.value)
+        return float(cast(float, node.value))
     if _dotted(node):
         return float(params[_dotted(node)])
     numbers = [_number(one, params) for one in _operands(node)]

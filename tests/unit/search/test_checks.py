@@ -71,6 +71,13 @@ def test_an_imported_teacher_can_be_quantized_and_distilled(tmp_path: Path) -> N
     _check(_config(tmp_path, space, teacher={"model": {"family": IMPORTED}}))
 
 
+def test_a_sampler_or_a_scheduler_that_does_not_suit_the_space_is_refused(tmp_path: Path) -> None:
+    for search in ({"sampler": "cmaes"}, {"scheduler": {"kind": "median"}}):
+        config = _config(tmp_path, "params: {lr: {float: [0.1, 1]}}", search={"space": str(tmp_path / "mine.yaml"), **search})
+        with pytest.raises(ConfigError, match="objectives"):
+            check_search(config)
+
+
 def test_a_policy_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     config = _config(tmp_path, "params: {lr: {float: [0.1, 1]}}", search={"choose": "the nicest"})
     with pytest.raises(ConfigError):
