@@ -60,7 +60,8 @@ def prepared(folder: Path, *, reporter: Reporter) -> Students:
     env = {"FOUNDRY_HOME": str(home)}
     assert timed(foundry("data", "fetch", "fashion_mnist"), env=env).code == 0, "Fashion-MNIST could not be fetched"
     split = [word for name, rows in (("train", NUM_TRAIN), ("val", NUM_VAL)) for word in ("--set", f"data.split.{name}={rows}")]
-    command = foundry("run", str(PIPELINE.relative_to(ROOT)), *split, "--store", uri, "--until", "teacher", "--json")
+    settings = (*split, "--set", "teacher.workers=1")  # in the process itself, without Ray
+    command = foundry("run", str(PIPELINE.relative_to(ROOT)), *settings, "--store", uri, "--until", "teacher", "--json")
     done = timed(command, env=env, timeout_s=_TEACHER_TIMEOUT_S)
     assert done.code == 0, f"the teacher ended with exit code {done.code}: {done.stdout[-2000:]}"
     stages: dict[str, Json] = {stage["name"]: stage["outputs"] for stage in json.loads(done.stdout)["stages"]}

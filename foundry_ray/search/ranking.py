@@ -93,6 +93,9 @@ class _Layer:
     comes or goes leaves the order untouched before its own place in it, unless it stretches or shrinks a range.
     """
 
+    _distance_N: np.ndarray
+    _places_DN: np.ndarray
+
     def __init__(self, numbers_N: np.ndarray, points_DN: np.ndarray) -> None:
         self.points_DN = points_DN
         self.members: set[int] = set(numbers_N.tolist())

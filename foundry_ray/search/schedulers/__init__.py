@@ -2,7 +2,6 @@
 
 from foundry_ray.config import SchedulerConfig
 from foundry_ray.search.schedulers.asha import Asha
-from foundry_ray.search.schedulers.before import Promotion, Rung, best, finalist, promotable, resources
 from foundry_ray.search.schedulers.checks import check_scheduler
 from foundry_ray.search.schedulers.facts import Scheduler
 from foundry_ray.search.schedulers.hyperband import Hyperband
@@ -11,7 +10,7 @@ from foundry_ray.search.schedulers.none import RunToTheEnd
 from foundry_ray.search.schedulers.pbt import PopulationBased
 from foundry_ray.types import SearchSpace
 
-__all__ = ["Promotion", "Rung", "Scheduler", "best", "check_scheduler", "finalist", "make_scheduler", "promotable", "resources"]
+__all__ = ["check_scheduler", "make_scheduler"]
 
 
 def make_scheduler(config: SchedulerConfig, space: SearchSpace, *, seed: int) -> Scheduler:

@@ -57,6 +57,13 @@ def test_points_of_one_plane_that_come_one_by_one_keep_their_order() -> None:
     assert first == naive.order(points)[: len(first)]
 
 
+def test_a_point_that_was_pushed_down_leaves_the_order_of_its_layer() -> None:
+    ranking = Ranking.of({0: (0.0, 10.0), 1: (10.0, 0.0), 2: (5.0, 5.0)})
+    assert list(ranking) == [0, 1, 2]
+    ranking.add(3, (1.0, 5.0))
+    assert list(ranking) == [0, 1, 3, 2]
+
+
 @pytest.mark.parametrize("num_points", [0, 1])
 def test_a_ranking_of_next_to_nothing_has_an_order(num_points: int) -> None:
     ranking = Ranking.of(dict.fromkeys(range(num_points), (1.0, 2.0)))

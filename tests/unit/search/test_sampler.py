@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
 
 import optuna
@@ -7,30 +8,28 @@ import pytest
 
 from foundry_ray.errors import SearchSpaceError
 from foundry_ray.search.samplers import Kind
+from foundry_ray.search.state import TrialRecord
 from foundry_ray.types import Param, SearchSpace, TrialState
 from tests.unit.search import _sampling as small
 
 KINDS: tuple[Kind, ...] = ("tpe", "bohb", "gp", "nsga2", "qmc", "random")
 
 
-def _space_of(kind: Kind) -> SearchSpace:
-    return small.NUMBERS if kind == "cmaes" else small.CONDITIONAL
-
-
 @pytest.mark.parametrize("kind", [*KINDS, "cmaes"])
 def test_a_proposal_is_a_function_of_records_seed_and_number(kind: Kind) -> None:
-    space = _space_of(kind)
+    space = small.NUMBERS if kind == "cmaes" else replace(small.CONDITIONAL, objectives=(small.ACCURACY,))
     records = small.finished(small.sampler("random", space), 12)
     first = small.sampler(kind, space).propose(records, 12)
     assert first == small.sampler(kind, space).propose(records, 12)
-    assert first != small.sampler(kind, space, seed=1).propose(records, 12)
-    assert kind == "gp" or first != small.sampler(kind, space).propose(records, 13), "a Gaussian process may insist"
+    if kind != "gp":  # which finds the same best point from any random state
+        assert first != small.sampler(kind, space, seed=1).propose(records, 12)
+        assert first != small.sampler(kind, space).propose(records, 13)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_proposals_keep_the_space(kind: Kind) -> None:
     one = small.sampler(kind, small.CONDITIONAL)
-    for record in small.finished(one, 14 if kind == "gp" else 30).values():
+    for record in small.finished(one, 12 if kind == "gp" else 30).values():
         params = record.trial.params
         assert ("temperature" in params) == (params["bits"] == 8)
         assert params["width"] in range(6, 21, 2)
@@ -38,27 +37,17 @@ def test_proposals_keep_the_space(kind: Kind) -> None:
         assert params["ratio"] in [round(0.05 * step, 12) for step in range(13)]
 
 
-@pytest.mark.parametrize("kind", ["tpe", "bohb", "nsga2", "gp"])
-def test_a_sampler_learns_where_the_good_trials_are(kind: Kind) -> None:
-    space = SearchSpace(params=(small.ALPHA, small.LR), objectives=(small.ACCURACY,))
-    one, records = small.sampler(kind, space), {}
-    for number in range(20 if kind == "gp" else 100):
-        params = one.propose(records, number)
-        records[number] = small.record(number, params.params, {"accuracy": -abs(float(params.params["alpha"]) - 0.4)}, attrs=params.attrs)
-    late = [abs(float(record.trial.params["alpha"]) - 0.4) for record in list(records.values())[-8:]]
-    assert sum(late) / len(late) < 0.12, "random proposals would be 0.25 away"
-
-
-def test_cmaes_closes_in_on_the_best_point() -> None:
-    records = small.finished(small.sampler("cmaes", small.NUMBERS), 120)
+@pytest.mark.parametrize(("kind", "num_trials"), [("tpe", 60), ("bohb", 60), ("gp", 18), ("nsga2", 160), ("cmaes", 120)])
+def test_a_sampler_learns_where_the_good_trials_are(kind: Kind, num_trials: int) -> None:
+    records = small.finished(small.sampler(kind, small.NUMBERS), num_trials)
     errors = [1 - record.by_rung[0]["accuracy"] for record in records.values()]
-    assert sum(errors[-20:]) / 20 < 0.5 * sum(errors[:20]) / 20
+    assert statistics.median(errors[-8:]) < 0.6 * statistics.median(errors[:10])
 
 
 @pytest.mark.parametrize("kind", ["tpe", "gp", "qmc", "random", "nsga2"])
 def test_proposals_keep_the_relations(kind: Kind) -> None:
-    space = replace(small.PLAIN, relations=("width * depth <= 64", "alpha + ratio <= 1"))
-    for record in small.finished(small.sampler(kind, space), 14 if kind == "gp" else 40).values():
+    space = replace(small.PLAIN, objectives=(small.ACCURACY,), relations=("width * depth <= 64", "alpha + ratio <= 1"))
+    for record in small.finished(small.sampler(kind, space), 12 if kind == "gp" else 40).values():
         params = record.trial.params
         assert int(params["width"]) * int(params["depth"]) <= 64
         assert float(params["alpha"]) + float(params["ratio"]) <= 1
@@ -80,7 +69,7 @@ def test_relations_that_nothing_keeps_are_refused_by_name() -> None:
 @pytest.mark.parametrize("kind", ["tpe", "random", "qmc", "nsga2"])
 def test_no_point_is_proposed_twice_while_there_are_others(kind: Kind) -> None:
     space = SearchSpace(params=(small.BITS, small.WIDTH), objectives=(small.ACCURACY, small.SIZE))
-    one, records = small.sampler(kind, space), {}
+    one, records = small.sampler(kind, space), dict[int, TrialRecord]()
     for number in range(14):
         proposal = one.propose(records, number)
         values = small.worth({"ratio": 0.3, **proposal.params})
@@ -99,10 +88,11 @@ def test_proposals_of_one_batch_differ(kind: Kind) -> None:
     space = small.NUMBERS if kind == "cmaes" else small.PLAIN
     one = small.sampler(kind, space, (small.ACCURACY,))
     records = small.finished(small.sampler("random", space, (small.ACCURACY,)), 21)
-    for number in range(21, 29):
+    size = 3 if kind == "gp" else 8
+    for number in range(21, 21 + size):
         proposal = one.propose(records, number)
         records[number] = small.record(number, proposal.params, state=TrialState.RUNNING, attrs=proposal.attrs)
-    assert len({frozenset(records[number].trial.params.items()) for number in range(21, 29)}) == 8
+    assert len({frozenset(records[number].trial.params.items()) for number in range(21, 21 + size)}) == size
 
 
 def test_tpe_keeps_away_from_what_is_running() -> None:
@@ -127,7 +117,9 @@ def test_an_ask_makes_only_those_trials_anew_that_changed(monkeypatch: pytest.Mo
     one.propose(records, 50)
     made: list[int] = []
     genuine = optuna.trial.FrozenTrial.__init__
-    monkeypatch.setattr(optuna.trial.FrozenTrial, "__init__", lambda self, number, *args, **kwargs: made.append(number) or genuine(self, number, *args, **kwargs))
+    monkeypatch.setattr(
+        optuna.trial.FrozenTrial, "__init__", lambda self, number, *args, **kwargs: made.append(number) or genuine(self, number, *args, **kwargs)
+    )
     records[7] = small.record(7, records[7].trial.params, small.worth({**records[7].trial.params, "alpha": 0.9}))
     one.propose(records, 50)
     assert [number for number in made if number >= 0] == [7]

@@ -47,7 +47,7 @@ def test_the_seed_shuffles_the_grid() -> None:
 
 
 def test_a_continuous_parameter_has_no_grid() -> None:
-    with pytest.raises(SearchSpaceError, match="alpha is continuous from 0.3 to 0.95, wanted finitely many values") as caught:
+    with pytest.raises(SearchSpaceError, match=r"alpha is continuous from 0\.3 to 0\.95, wanted finitely many values") as caught:
         grid.points(replace(SPACE, params=(small.ALPHA,)))
     assert "give `params.alpha` a `step`" in caught.value.hint
 

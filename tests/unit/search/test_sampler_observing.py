@@ -83,9 +83,9 @@ def test_a_duplicate_is_seen_with_the_values_of_its_original_as_these_come() -> 
 
 
 def test_results_of_other_parameters_are_not_seen() -> None:
-    exploited = replace(small.record(0, PARAMS, LOW, HIGH), own_from=1)
-    assert _seen({0: exploited}) == {}
-    assert _seen({number: replace(exploited, trial=replace(exploited.trial, number=number)) for number in range(MIN_RESULTS)})[0].losses == (-0.9, 1.0)
+    records = {number: replace(small.record(number, PARAMS, LOW, HIGH), own_from=1) for number in range(MIN_RESULTS)}
+    assert _seen({0: records[0]}) == {}
+    assert _seen(records)[0].losses == (-0.9, 1.0)
 
 
 @pytest.mark.parametrize("num_objectives", [1, 2])
