@@ -6,9 +6,11 @@ Tiny students on squares of eight pixels, with a recorded latency meter and one 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+import torch
 
 from foundry_ray.config import BudgetConfig, SchedulerConfig
 from foundry_ray.search.opening import StudyPlace, open_study
@@ -83,8 +85,17 @@ def _context() -> TrialContext:
     return replace(tiny_context(), objectives=tuple(one.metric for one in OBJECTIVES))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As a worker of a study has it; more of them wait for each other where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def unbroken() -> list[Trial]:
+def unbroken(one_thread: None) -> list[Trial]:
     return Driver(MemoryStore(), "only").run()
 
 
