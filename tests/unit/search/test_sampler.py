@@ -17,19 +17,18 @@ KINDS: tuple[Kind, ...] = ("tpe", "bohb", "gp", "nsga2", "qmc", "random")
 
 @pytest.mark.parametrize("kind", [*KINDS, "cmaes"])
 def test_a_proposal_is_a_function_of_records_seed_and_number(kind: Kind) -> None:
-    space = small.NUMBERS if kind == "cmaes" else replace(small.CONDITIONAL, objectives=(small.ACCURACY,))
+    space = small.NUMBERS if kind == "cmaes" else replace(small.PLAIN, objectives=(small.ACCURACY,))
     records = small.finished(small.sampler("random", space), 12)
     first = small.sampler(kind, space).propose(records, 12)
     assert first == small.sampler(kind, space).propose(records, 12)
-    if kind != "gp":  # which finds the same best point from any random state
-        assert first != small.sampler(kind, space, seed=1).propose(records, 12)
-        assert first != small.sampler(kind, space).propose(records, 13)
+    assert first != small.sampler(kind, space, seed=1).propose(records, 12)
+    assert first != small.sampler(kind, space).propose(records, 13)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_proposals_keep_the_space(kind: Kind) -> None:
     one = small.sampler(kind, small.CONDITIONAL)
-    for record in small.finished(one, 12 if kind == "gp" else 30).values():
+    for record in small.finished(one, 11 if kind == "gp" else 30).values():
         params = record.trial.params
         assert ("temperature" in params) == (params["bits"] == 8)
         assert params["width"] in range(6, 21, 2)
@@ -37,7 +36,7 @@ def test_proposals_keep_the_space(kind: Kind) -> None:
         assert params["ratio"] in [round(0.05 * step, 12) for step in range(13)]
 
 
-@pytest.mark.parametrize(("kind", "num_trials"), [("tpe", 60), ("bohb", 60), ("gp", 18), ("nsga2", 160), ("cmaes", 120)])
+@pytest.mark.parametrize(("kind", "num_trials"), [("tpe", 60), ("bohb", 60), ("nsga2", 160), ("cmaes", 120)])
 def test_a_sampler_learns_where_the_good_trials_are(kind: Kind, num_trials: int) -> None:
     records = small.finished(small.sampler(kind, small.NUMBERS), num_trials)
     errors = [1 - record.by_rung[0]["accuracy"] for record in records.values()]
@@ -47,7 +46,7 @@ def test_a_sampler_learns_where_the_good_trials_are(kind: Kind, num_trials: int)
 @pytest.mark.parametrize("kind", ["tpe", "gp", "qmc", "random", "nsga2"])
 def test_proposals_keep_the_relations(kind: Kind) -> None:
     space = replace(small.PLAIN, objectives=(small.ACCURACY,), relations=("width * depth <= 64", "alpha + ratio <= 1"))
-    for record in small.finished(small.sampler(kind, space), 12 if kind == "gp" else 40).values():
+    for record in small.finished(small.sampler(kind, space), 11 if kind == "gp" else 40).values():
         params = record.trial.params
         assert int(params["width"]) * int(params["depth"]) <= 64
         assert float(params["alpha"]) + float(params["ratio"]) <= 1
@@ -88,7 +87,7 @@ def test_proposals_of_one_batch_differ(kind: Kind) -> None:
     space = small.NUMBERS if kind == "cmaes" else small.PLAIN
     one = small.sampler(kind, space, (small.ACCURACY,))
     records = small.finished(small.sampler("random", space, (small.ACCURACY,)), 21)
-    size = 3 if kind == "gp" else 8
+    size = 2 if kind == "gp" else 8
     for number in range(21, 21 + size):
         proposal = one.propose(records, number)
         records[number] = small.record(number, proposal.params, state=TrialState.RUNNING, attrs=proposal.attrs)
