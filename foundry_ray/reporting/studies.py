@@ -66,8 +66,8 @@ def importance_table(importances: Sequence[Importance]) -> Table:
 
 
 def _hypervolume(history: Sequence[StudyProgress]) -> Table:
-    step = max(1, len(history) // _NUM_POINTS)
-    points = [*history[step - 1 :: step][: _NUM_POINTS - 1], history[-1]]
+    last = len(history) - 1
+    points = [history[index] for index in sorted({round(place * last / (_NUM_POINTS - 1)) for place in range(_NUM_POINTS)})]
     rows = [(units.duration(point.worker_seconds), str(point.num_trials), str(point.epochs), f"{point.hypervolume:.4f}") for point in points]
     return simple("hypervolume over time", ("work", "trials", "epochs", "hypervolume"), rows, right=("work", "trials", "epochs", "hypervolume"))
 

@@ -110,6 +110,13 @@ def test_a_study_at_one_look_says_what_it_cost_what_mattered_and_what_policies_c
     assert re.search(r"hypervolume over time(.*\n)+.* 40 +120 +0\.9756", text)
 
 
+@pytest.mark.parametrize(("num_trials", "num_rows"), [(12, 8), (3, 3)])
+def test_the_hypervolume_is_told_at_a_few_moments_each_once(store: MemoryStore, num_trials: int, num_rows: int) -> None:
+    text = _text(studies.study_summary(overview(samples.searched_record(num_trials), store)), width=160)
+    rows = re.findall(r"^ *(?:.* s|.* min \d+ s) +(\d+) +\d+ +0\.\d{4} *$", text, flags=re.MULTILINE)
+    assert (len(rows), len(set(rows)), rows[-1]) == (num_rows, num_rows, str(num_trials))
+
+
 def test_a_study_of_few_trials_says_that_nothing_can_be_said(store: MemoryStore) -> None:
     record = samples.record()
     assert "nothing can be said: 3 trials compare, wanted 10 or more" in _text(studies.importance_table(overview(record, store).importances))
