@@ -113,7 +113,7 @@ def worst_losses(seen: Sequence[Observation], num_objectives: int) -> tuple[floa
     return tuple(map(max, zip(*known, strict=True))) if known else (0.0,) * num_objectives
 
 
-class _Shown(optuna.storages.InMemoryStorage):
+class _Shown(optuna.storages.InMemoryStorage):  # type: ignore[misc]
     """Shows the trials that it is given, and behind them the one that is asked."""
 
     def __init__(self) -> None:
