@@ -14,6 +14,7 @@ from foundry_ray.types import ProfiledModel, Reach, SpaceProfile, StudyEffort
 
 _SHARE_STYLE = {"all": "green", "some": "green", "none": "bold red", "unknown": "dim"}
 _HOUR_S = 3600
+_WIDTH = 12
 _NUMBERS = ("parameters", "MACs", "served", "p50", "p95", "smaller", "faster")
 
 
@@ -22,7 +23,7 @@ def profile_table(profile: SpaceProfile) -> RenderableType:
     return Group(
         Text("\nprofile of the search space", style="bold"),
         _models(profile),
-        "",
+        *(_line(name, _params(model), "dim") for name, model in _named(profile)),
         _line("students", _sample(profile)),
         *(_line("constraint", *_reach(one)) for one in profile.reaches),
         *(_line("" if number else "effort", sentence) for number, sentence in enumerate(_effort(profile.effort))),
@@ -31,13 +32,18 @@ def profile_table(profile: SpaceProfile) -> RenderableType:
     )
 
 
+def _named(profile: SpaceProfile) -> Iterator[tuple[str, ProfiledModel]]:
+    """The students, the largest first."""
+    yield from (("largest", profile.largest), ("median", profile.median), ("smallest", profile.smallest))
+
+
 def _models(profile: SpaceProfile) -> Table:
-    table = simple("", ("", *_NUMBERS, "params"), (), right=_NUMBERS)
+    table = simple("", ("", *_NUMBERS), (), right=_NUMBERS)
     teacher = profile.teacher
-    for name, model in (("teacher", teacher), ("largest", profile.largest), ("median", profile.median), ("smallest", profile.smallest)):
+    for name, model in (("teacher", teacher), *_named(profile)):
         is_teacher = model is teacher
         table.add_row(
-            Text(name, style="bold"),
+            Text(f"{name:<{_WIDTH - 2}}", style="bold"),
             units.si_count(model.num_params),
             units.si_count(model.num_macs),
             units.si_bytes(model.size_bytes),
@@ -45,7 +51,6 @@ def _models(profile: SpaceProfile) -> Table:
             f"{model.latency_p95_ms:.3f} ms",
             "" if is_teacher else units.ratio(teacher.size_bytes, model.size_bytes),
             "" if is_teacher else units.ratio(teacher.latency_p50_ms, model.latency_p50_ms),
-            Text(_params(model), style="dim"),
         )
     return table
 
@@ -55,7 +60,8 @@ def _params(model: ProfiledModel) -> str:
 
 
 def _sample(profile: SpaceProfile) -> str:
-    said = f"{profile.num_sampled} at random: {profile.num_graphs} different graphs, {profile.num_duplicates} the same as an earlier one"
+    graphs = f"{profile.num_graphs} different graph{'s' if profile.num_graphs != 1 else ''}"
+    said = f"{profile.num_sampled} at random: {graphs}, {profile.num_duplicates} the same as an earlier one"
     impossible = f", {profile.num_impossible} more impossible" if profile.num_impossible else ""
     feasible = f", {profile.num_feasible} keep all limits" if profile.reaches else ""
     return f"{said}{impossible}{feasible}"
@@ -68,7 +74,8 @@ def _reach(reach: Reach) -> tuple[str, str]:
         return f"{reach.constraint}: known after training", style
     metric = reach.constraint.split()[0]
     how_many = {"all": "all", "some": f"{reach.num_kept}", "none": "none"}[reach.share]
-    return f"{reach.constraint}: kept by {how_many} of {reach.num_known}, up to {units.value(metric, reach.nearest)}", style
+    way = "down" if "<" in reach.constraint else "up"
+    return f"{reach.constraint}: kept by {how_many} of {reach.num_known}, which go {way} to {units.value(metric, reach.nearest)}", style
 
 
 def _effort(effort: StudyEffort) -> Iterator[str]:
@@ -84,4 +91,4 @@ def _effort(effort: StudyEffort) -> Iterator[str]:
 
 
 def _line(name: str, text: str, style: str = "") -> Text:
-    return Text(f"{name:<12}", style="bold").append(text, style=f"not bold {style}".strip())
+    return Text(f"{name:<{_WIDTH}}", style="bold").append(text, style=f"not bold {style}".strip())

@@ -38,35 +38,19 @@ def profile_space(config: PipelineConfig, schema: ImageSchema, around: Circumsta
         SearchSpaceError: No sampled student can be built.
         ConfigError: The space or the teacher is wrong.
     """
-    from foundry_ray.search.profile.rehearsal import made_up
+    from foundry_ray.search.profile.rehearsal import as_in_a_trial, made_up
     from foundry_ray.search.profile.sampled import sample
 
     space = load_space(config.search.space, config.search)
-    tools.reporter.progress(0, _NUM_PHASES, "building students")
-    context = made_up(config, schema)
-    found = sample(context, space, num_wanted=around.num_students, limit_s=_BUILD_S, clock=tools.clock)
-    facts = _measured(config, context, space, found, tools)
-    tools.reporter.progress(_NUM_PHASES - 1, _NUM_PHASES, "timing training steps")
-    effort = _effort(config, facts, around, _epoch_s(context, found.median, around, tools))
-    tools.reporter.progress(_NUM_PHASES, _NUM_PHASES, "done")
-    warnings = (*_of_sample(facts), *_of_constraints(facts), *_of_latency(facts), *_of_effort(effort, config, around))
-    students = found.students
-    return SpaceProfile(
-        num_sampled=len(students),
-        num_impossible=found.num_impossible,
-        num_duplicates=len(students) - len({student.identity for student in students}),
-        num_graphs=len({student.graph for student in students}),
-        num_feasible=len(facts.feasible),
-        teacher=facts.teacher,
-        smallest=facts.smallest,
-        median=facts.median,
-        largest=facts.largest,
-        reaches=facts.reaches,
-        effort=effort,
-        device=facts.bench.device,
-        train_device=around.device,
-        warnings=warnings,
-    )
+    with as_in_a_trial(config.seed):
+        tools.reporter.progress(0, _NUM_PHASES, "building students")
+        context = made_up(config, schema)
+        found = sample(context, space, num_wanted=around.num_students, limit_s=_BUILD_S, clock=tools.clock)
+        facts = _measured(config, context, space, found, tools)
+        tools.reporter.progress(_NUM_PHASES - 1, _NUM_PHASES, "timing training steps")
+        epoch_s = _epoch_s(context, found.median, around, tools)
+        tools.reporter.progress(_NUM_PHASES, _NUM_PHASES, "done")
+    return _summed_up(config, facts, around, epoch_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +92,26 @@ def _measured(config: PipelineConfig, context: TrialContext, space: SearchSpace,
         largest=largest,
         reaches=tuple(constraints.reach(one, known) for one in limits),
         feasible=[student for student in found.students if not constraints.excesses(limits, bench.values(student))],
+    )
+
+
+def _summed_up(config: PipelineConfig, facts: _Facts, around: Circumstances, epoch_s: float | None) -> SpaceProfile:
+    students, effort = facts.found.students, _effort(config, facts, around, epoch_s)
+    return SpaceProfile(
+        num_sampled=len(students),
+        num_impossible=facts.found.num_impossible,
+        num_duplicates=len(students) - len({student.identity for student in students}),
+        num_graphs=len({student.graph for student in students}),
+        num_feasible=len(facts.feasible),
+        teacher=facts.teacher,
+        smallest=facts.smallest,
+        median=facts.median,
+        largest=facts.largest,
+        reaches=facts.reaches,
+        effort=effort,
+        device=facts.bench.device,
+        train_device=around.device,
+        warnings=(*_of_sample(facts), *_of_constraints(facts), *_of_latency(facts), *_of_effort(effort, config, around)),
     )
 
 

@@ -6,6 +6,7 @@ Shapes: N rows, V views, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,6 +40,14 @@ class Pace:
     def epoch_s(self, rows: tuple[int, int]) -> float:
         """Of an epoch over so many rows of train and val."""
         return rows[0] * self.trained_row_s + rows[1] * self.judged_row_s
+
+
+@contextmanager
+def as_in_a_trial(seed: int) -> Iterator[None]:
+    """One thread, as a trial's process has it, which is also faster for models this small; the process is left as it was."""
+    with isolated(seed):
+        torch.set_num_threads(1)
+        yield
 
 
 def made_up(config: PipelineConfig, schema: ImageSchema) -> TrialContext:
@@ -84,11 +93,8 @@ def rehearse(context: TrialContext, student: Sampled, *, num_val_rows: int, tool
     whole = replace(context, train=train, val=_noise(context.schema, num_judged), logits_VNC=_no_answers(train, context) if distils else None)
     known = {"num_params": float(student.num_params)}  # what is known of a student is not measured again
     job = Job(number=0, params=student.params, seed=context.seed, rung=0, from_epoch=0, to_epoch=num_epochs, known=known)
-    with isolated(context.seed):
-        torch.set_num_threads(1)  # as the process of a trial has them
-        meter = tools.meter(0.0)
-        runner = TrialRunner(whole, store=tools.scratch, meter=meter, clock=tools.clock, reporter=tools.reporter, device=device)
-        last = _epoch(runner(job), num_epochs)
+    runner = TrialRunner(whole, store=tools.scratch, meter=tools.meter(0.0), clock=tools.clock, reporter=tools.reporter, device=device)
+    last = _epoch(runner(job), num_epochs)
     if last is None:
         return None
     samples_per_s = last.values["samples_per_s"]
