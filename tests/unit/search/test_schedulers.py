@@ -98,3 +98,22 @@ def test_a_trial_without_an_objective_neither_waits_nor_goes_on() -> None:
         scheduler.saw(Reached(number=number, rung=0, losses=(loss,)))
     assert scheduler.waiting() == [(1, 0), (2, 0)]
     assert scheduler.next(can_ask=False) == GoOn(number=1, rung=1)
+
+
+def test_an_earlier_result_that_is_measured_again_moves_nobody() -> None:
+    scheduler, again = _make("asha"), Reached(number=0, rung=0, losses=(5.0,))
+    for fact in (Asked(number=0, rung=0), Reached(number=0, rung=0, losses=(0.0,)), Started(number=0, rung=1), again):
+        scheduler.saw(fact)
+    assert scheduler.waiting() == []
+    assert isinstance(scheduler.next(can_ask=False), Wait)
+    for fact in (Reached(number=0, rung=1, losses=(0.0,)), again):
+        scheduler.saw(fact)
+    assert scheduler.waiting() == [(0, 1)]
+
+
+def test_a_trial_that_left_does_not_come_back_when_it_is_measured_again() -> None:
+    scheduler = _make("asha")
+    result = Reached(number=0, rung=0, losses=(0.0,))
+    for fact in (Asked(number=0, rung=0), result, Left(number=0, reason="failed"), result):
+        scheduler.saw(fact)
+    assert scheduler.waiting() == []

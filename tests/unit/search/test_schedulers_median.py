@@ -90,3 +90,19 @@ def test_what_an_adopted_trial_did_after_a_rung_does_not_count_there() -> None:
     scheduler.saw(Asked(number=2, rung=0))
     scheduler.saw(Reached(number=2, rung=0, losses=(2.0,), curve=((1, 2.0), (2, 2.0), (3, 0.0))))
     assert _going(scheduler) == [0, 1]
+
+
+def test_who_is_higher_up_goes_on_first() -> None:
+    scheduler = _told([1.0], [1.0])
+    scheduler.saw(Started(number=1, rung=1))
+    scheduler.saw(Reached(number=1, rung=1, losses=(1.0,)))
+    assert _going(scheduler) == [1, 0]
+
+
+def test_a_result_that_is_measured_again_is_not_judged_again_and_counts_once() -> None:
+    scheduler = _told([0.0], [1.0], [2.0])
+    for number, loss in ((2, 0.0), (0, 9.0), (0, 9.0)):
+        scheduler.saw(Reached(number=number, rung=0, losses=(loss,), curve=((1, loss),)))
+    scheduler.saw(Asked(number=3, rung=0))
+    scheduler.saw(Reached(number=3, rung=0, losses=(1.5,), curve=((1, 1.5),)))
+    assert _going(scheduler) == [0, 1]

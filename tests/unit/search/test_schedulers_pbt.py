@@ -129,6 +129,44 @@ def test_a_donor_gives_the_parameters_that_it_had_at_the_rung() -> None:
     assert second[0].params["lr"] / first[3].params["lr"] in (pytest.approx(0.8), pytest.approx(1.2))
 
 
+def test_a_donor_that_changed_since_gives_what_it_had_at_the_rung_to_a_late_member() -> None:
+    scheduler = _begun(2, [0.0, 1.0])
+    _carried_out(scheduler)
+    for number, loss in ((0, 1.0), (1, 0.0)):
+        scheduler.saw(Reached(number=number, rung=1, losses=(loss,)))
+    changed = {decision.number: decision for decision in _carried_out(scheduler)}
+    assert isinstance(changed[0], Exploit)
+    scheduler.saw(Asked(number=2, rung=0, params={"lr": 0.5}))
+    scheduler.saw(Reached(number=2, rung=0, losses=(2.0,)))
+    late = scheduler.next(can_ask=False)
+    assert isinstance(late, Exploit)
+    assert (late.donor, late.from_rung) == (0, 0)
+    assert late.params["lr"] / 0.001 in (pytest.approx(0.8), pytest.approx(1.2))
+
+
+def test_a_late_member_is_waited_for_by_those_that_are_further() -> None:
+    scheduler = _begun(2, [0.0, 1.0])
+    _carried_out(scheduler)
+    for number in range(2):
+        scheduler.saw(Reached(number=number, rung=1, losses=(0.0,)))
+    scheduler.saw(Asked(number=2, rung=0, params={"lr": 0.5}))
+    assert scheduler.next(can_ask=False) == Wait(why="1 member has yet to reach epoch 3, where the population is compared")
+
+
+def test_members_draw_their_donors_and_factors_each_for_itself() -> None:
+    exploits = [decision for decision in _carried_out(_begun(40, [float(-number) for number in range(40)])) if isinstance(decision, Exploit)]
+    factors = [round(float(one.params["lr"]) / (0.001 * (one.donor + 1)), 6) for one in exploits]
+    assert set(factors) == {0.8, 1.2}
+    assert len({one.donor for one in exploits}) > 3
+
+
+def test_members_whose_objective_is_lost_when_it_is_measured_again_are_replaced() -> None:
+    scheduler = _begun(4, [0.0, 1.0, 2.0, 3.0])
+    for number in (0, 1):
+        scheduler.saw(Reached(number=number, rung=0, losses=(math.nan,)))
+    assert [type(decision) for decision in _carried_out(scheduler)] == [Exploit, Exploit, GoOn, GoOn]
+
+
 def test_a_member_without_a_number_is_replaced_and_never_taken_over() -> None:
     decided = {decision.number: decision for decision in _carried_out(_begun(4, [math.nan, math.nan, 1.0, math.nan]))}
     assert [type(decided[number]) for number in range(4)] == [Exploit, Exploit, GoOn, Exploit]
@@ -156,6 +194,7 @@ CHANGING = SearchSpace(
         Param(name="grad_clip", kind="int", low=1, high=20),
         Param(name="l1", kind="categorical", choices=(0.0, 1e-5)),
         Param(name="momentum", kind="float", low=0.1, high=0.9, when={"l1": (1e-5,)}),
+        Param(name="l2", kind="float", low=0.1, high=0.9, when={"grad_clip": (8, 12)}),
     ),
     relations=("dropout + lr <= 0.9",),
 )
@@ -167,6 +206,7 @@ POINT: Mapping[str, Scalar] = {"lr": 0.5, "dropout": 0.4, "grad_clip": 10, "l1":
 def test_explored_parameters_keep_ranges_steps_conditions_and_relations(seed: int, resample_ratio: float) -> None:
     found = explored(POINT, CHANGING, resample_ratio=resample_ratio, seed=seed)
     assert ("momentum" in found) == (found["l1"] == 1e-5)
+    assert ("l2" in found) == (found["grad_clip"] in (8, 12))
     assert 1e-6 <= found["lr"] <= 1.0
     assert any(math.isclose(found["dropout"], 0.1 * steps) for steps in range(1, 6)) or found["dropout"] == 0
     assert isinstance(found["grad_clip"], int)
