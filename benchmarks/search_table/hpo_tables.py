@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,13 +44,15 @@ class HpoTable:
 
     Attributes:
         space: An ordered parameter is the place of its value in the table; a parameter of words is a choice.
-        losses_CS: Of shape (configurations, stored seeds), smaller is better.
+        losses: By configuration, for each of its stored seeds; smaller is better.
+        means_C: Of these, by configuration.
         seconds_C: Training time of each configuration, the mean of its seeds.
         places: From the places of all values to the configuration.
     """
 
     space: SearchSpace
-    losses_CS: np.ndarray
+    losses: Sequence[Sequence[float]]
+    means_C: np.ndarray
     seconds_C: np.ndarray
     places: Mapping[str, int]
 
@@ -60,13 +62,12 @@ class HpoTable:
 
     def observed(self, configuration: int, *, seed: int) -> float:
         """The loss that a search with this seed sees."""
-        which = np.random.default_rng((seed, configuration)).integers(self.losses_CS.shape[1])
-        return float(self.losses_CS[configuration, which])
+        stored = self.losses[configuration]
+        return stored[int(np.random.default_rng((seed, configuration)).integers(len(stored)))]
 
     def regret(self, configuration: int) -> float:
         """How far it is from the best of the table."""
-        means_C = self.losses_CS.mean(axis=1)
-        return float(means_C[configuration] - means_C.min())
+        return float(self.means_C[configuration] - self.means_C.min())
 
 
 @cache
@@ -79,9 +80,11 @@ def load(name: str) -> HpoTable:
     sign = 1.0 if bench.directions[metric] == "minimize" else -1.0
     rows = bench._dataset  # its own look-up draws a seed each time, and knows no mean
     params = tuple(_param(name, choices, bench.param_types[name]) for name, choices in bench.search_space.items())
+    losses = [[sign * float(value) for value in row[metric]] for row in rows.values()]
     return HpoTable(
         space=SearchSpace(params=params, objectives=(OBJECTIVE,)),
-        losses_CS=np.array([[sign * value for value in row[metric]] for row in rows.values()]),
+        losses=losses,
+        means_C=np.array([np.mean(stored) for stored in losses]),
         seconds_C=np.array([np.mean(row["train_time"]) for row in rows.values()]),
         places={key: number for number, key in enumerate(rows)},
     )

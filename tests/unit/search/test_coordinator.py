@@ -256,6 +256,7 @@ def test_on_another_device_each_graph_is_measured_once_before_new_work() -> None
     second.coordinator.on_device("server")
     jobs = [second.coordinator.next_job() for _ in {record.graph for record in stale}]
     assert all(job is not None and job.to_epoch == job.from_epoch and not job.later for job in jobs)
+    assert {second.state.records[job.number].graph for job in jobs if job is not None} == {record.graph for record in stale}
     for job in jobs:
         assert job is not None
         assert not second.coordinator.observe(next(second.runner(job)))
