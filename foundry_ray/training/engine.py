@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foundry_ray.config import LossScaleConfig, TrainConfig
 from foundry_ray.protocols import Fragment
 from foundry_ray.training.convolutions import avoid_unsound_kernel
+from foundry_ray.training.heap import keep_freed_blocks
 from foundry_ray.training.loss_scale import LossScale
 from foundry_ray.training.optimizers import update_rule
 from foundry_ray.training.precision import autocast, channels_last, in_fp32, resolve_precision
@@ -50,6 +51,8 @@ class TorchEngine:
     ) -> None:
         self.model = in_fp32(model, device)
         avoid_unsound_kernel(self.model, device)
+        if device == "cpu":
+            keep_freed_blocks()
         self.device = device
         self._norm = torch.zeros(())
         self._dtype = resolve_precision(train.precision, device)

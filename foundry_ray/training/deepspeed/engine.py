@@ -28,8 +28,8 @@ from foundry_ray.training.convolutions import avoid_unsound_kernel
 from foundry_ray.training.deepspeed.config import Precision, check_deepspeed, deepspeed_config
 from foundry_ray.training.deepspeed.fragments import Holding, Replicated, Sharded
 from foundry_ray.training.deepspeed.loading import check_disks, prepare
-from foundry_ray.training.deepspeed.memory import return_large_blocks
 from foundry_ray.training.deepspeed.optimizer import Delegate
+from foundry_ray.training.heap import keep_freed_blocks, return_large_blocks
 from foundry_ray.training.loss_scale import LossScale
 from foundry_ray.training.optimizers import param_groups
 from foundry_ray.training.precision import autocast, channels_last, in_fp32, resolve_precision
@@ -69,8 +69,8 @@ class DeepSpeedEngine:
         self._max_norm = config.train.grad_clip or float("inf")
         dtype = resolve_precision(config.train.precision, device)
         self._scale = LossScale(config.deepspeed.loss_scale) if dtype is torch.float16 else None
-        if shape.zero_stage == 3 and device == "cpu":
-            return_large_blocks()
+        if device == "cpu":
+            return_large_blocks() if shape.zero_stage == 3 else keep_freed_blocks()
         is_cast = config.deepspeed.weights == "precision" and dtype is not torch.float32
         if is_cast:
             check_castable(model)

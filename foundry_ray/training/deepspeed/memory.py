@@ -1,20 +1,12 @@
-"""Memory that DeepSpeed holds and does not need, given back without a change in what is computed.
-
-Decides: that fp32 weights and their fp32 partition are one memory, and, where ZeRO 3 trains on a CPU, that freed weights go back to the system.
-"""
+"""Memory that DeepSpeed holds and does not need, given back without a change in what is computed: fp32 weights and their fp32 partition are one."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch.distributed
 from torch import Tensor
-
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_LARGE_BYTES = 1 << 20
 
 
 def share_partitions(zero: Any, flats: Sequence[Tensor], *, stage: int) -> None:
@@ -42,15 +34,3 @@ def _computed_with(zero: Any, stage: int) -> Iterator[Tensor | None]:
     elif not getattr(zero, "cpu_offload", True):  # the class of bf16 weights with fp32 gradients has no such attribute
         for parts, group in zip(zero.parallel_partitioned_bit16_groups, zero.real_dp_process_group, strict=True):
             yield parts[torch.distributed.get_rank(group)]
-
-
-def return_large_blocks() -> None:
-    """Make glibc give each block of a MiB or more back to the system when it is freed, in this process, from now on.
-
-    It would raise that bound to 32 MiB as such blocks come and go, and the weights that ZeRO 3 gathers and frees would leave a heap of holes.
-    Elsewhere than on Linux with glibc nothing is done.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
