@@ -81,7 +81,7 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         ResourcesUnavailable: The workers do not fit this machine, which is what trains.
     """
     from foundry_ray.runtime import local_head
-    from foundry_ray.search.checks import check_imported
+    from foundry_ray.search.checks import check_imported, check_place
     from foundry_ray.search.space import load_space
     from foundry_ray.training.checks import check_machine
 
@@ -91,7 +91,10 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
     head = _local_head(config.cluster, settings)
     if head is not None:
         is_running = local_head.status(settings) is not None
-        check_machine(config.teacher, num_cpus=None if is_running else head.num_cpus or multiprocessing.cpu_count())
+        num_cpus = head.num_cpus or multiprocessing.cpu_count()
+        check_machine(config.teacher, num_cpus=None if is_running else num_cpus)
+        if _searches(until):
+            check_place(config.search, num_cpus=None if is_running else num_cpus, num_gpus=head.num_gpus)
 
 
 def _local_head(cluster: str, settings: Settings) -> HeadOptions | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from foundry_ray.compression import recipe_from_params
-from foundry_ray.config import ModelConfig, PipelineConfig
-from foundry_ray.errors import OutOfRange, SearchSpaceError
+from foundry_ray.config import ModelConfig, PipelineConfig, SearchConfig
+from foundry_ray.errors import ConfigError, OutOfRange, SearchSpaceError
 from foundry_ray.plugins import IMPORT
 from foundry_ray.search import points
 from foundry_ray.search.policy import parse_policy
@@ -60,6 +61,28 @@ def check_imported(space: SearchSpace, model: ModelConfig, *, where: str) -> Non
                 f"{where}: recipes {kind} the teacher, but teacher.model.family is {model.family}, whose factory makes one shape; wanted no {kind}."
             )
             raise SearchSpaceError(message, hint=f"take {names} out of the space; `weight_bits` and `distil_alpha` need no family.", param=kind)
+
+
+def check_place(search: SearchConfig, *, num_cpus: int | None, num_gpus: int | None) -> None:
+    """See that a trial fits foundry's own head, which has CPUs and GPUs and no other resources.
+
+    Args:
+        search: Of the pipeline.
+        num_cpus: That it would have; None where that is not known before it is asked.
+        num_gpus: As `num_cpus`.
+
+    Raises:
+        ConfigError: Latency is to be measured on a device that it never has.
+        ResourcesUnavailable: Not one trial fits.
+    """
+    from foundry_ray.search.pool.slots import plan_slots
+
+    if search.latency.device:
+        message = f"search.latency.device is {search.latency.device!r}, but the local head has no such resource."
+        raise ConfigError(message, hint="remove it, or name a cluster with such a node under `cluster`.")
+    if num_cpus is not None:
+        wanted_gpus = math.ceil(search.trial.gpus or 0) * search.trial.workers
+        plan_slots({"CPU": float(num_cpus), "GPU": float(wanted_gpus if num_gpus is None else num_gpus)}, search.trial)
 
 
 def _check_sizes(probed: list[dict[str, Scalar]], teacher: ModelConfig, *, where: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import math
 import operator
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -52,7 +55,37 @@ def parse(text: str, *, where: str) -> Constraint:
         )
     metric, relation, limit = found.groups()
     check_metric(metric, where=where)
+    check_reachable(metric, relation, float(limit), what=f"{where}: {text.strip()!r}")
     return Constraint(metric=metric, relation=cast(Literal["<=", ">=", "<", ">"], relation), limit=float(limit))
+
+
+def parse_all(texts: Sequence[str], *, where: str) -> tuple[Constraint, ...]:
+    """Read constraints that are to hold together.
+
+    Raises:
+        SearchSpaceError: As `parse`; or two of them leave no value for their metric.
+        UnknownKey: As `parse`.
+    """
+    parsed = tuple(parse(text, where=where) for text in texts)
+    for least, most in itertools.product(parsed, parsed):
+        if least.metric == most.metric and least.relation.startswith(">") and most.relation.startswith("<") and not _overlap(least, most):
+            message = f"{where}: no value of {least.metric} keeps both '{least}' and '{most}'."
+            raise SearchSpaceError(message, hint="remove one of them, or change its number.", param=least.metric)
+    return parsed
+
+
+def check_reachable(metric: str, relation: str, limit: float, *, what: str) -> None:
+    """Raise SearchSpaceError where no value of a metric is on the right side of a limit: accuracies go from 0 to 1, all else is above 0."""
+    lowest, highest = (0.0, 1.0) if metric == "accuracy" else (sys.float_info.min, math.inf)
+    if any(_HOLDS[relation](end, limit) for end in (lowest, highest)):
+        return
+    range_ = "from 0 to 1" if metric == "accuracy" else "above 0"
+    hint = f"write {limit / 100:g}." if metric == "accuracy" and 1 < limit <= 100 else "change the number, or remove it."
+    raise SearchSpaceError(f"{what} can be kept by no trial: {metric} is a number {range_}.", hint=hint, param=metric)
+
+
+def _overlap(least: Constraint, most: Constraint) -> bool:
+    return least.limit < most.limit or (least.limit == most.limit and (least.relation, most.relation) == (">=", "<="))
 
 
 def check_metric(metric: str, *, where: str) -> None:

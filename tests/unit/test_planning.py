@@ -85,6 +85,27 @@ def test_a_run_refuses_more_workers_than_this_machine_holds_and_starts_nothing(s
     assert not settings.home.exists()
 
 
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"trial": {"cpus": 1000}}, "one trial takes 1000 CPU"),
+        ({"trial": {"workers": 1000}}, "one trial takes 1000 CPU"),
+        ({"latency": {"device": "npu"}}, "search.latency.device is 'npu', but the local head has no such resource"),
+    ],
+)
+def test_a_run_refuses_trials_that_this_machine_cannot_hold_before_it_trains_their_teacher(
+    source: str, settings: Settings, search: dict[str, object], message: str
+) -> None:
+    config = _config(source, search=search)
+    with pytest.raises(FoundryError) as caught:
+        check_run(config, check_data(config, settings), settings)
+    assert message in caught.value.message
+    assert caught.value.exit_code == 2
+    check_run(config, check_data(config, settings), settings, until="teacher")
+    elsewhere = config.model_copy(update={"cluster": "10.0.0.5:6379"})
+    check_run(elsewhere, check_data(elsewhere, settings), settings)
+
+
 def test_another_cluster_is_not_judged_by_this_machine(source: str, settings: Settings) -> None:
     config = _config(source, {"cpus_per_worker": 1000}, cluster="10.0.0.5:6379")
     check_run(config, check_data(config, settings), settings, until="teacher")
