@@ -60,8 +60,8 @@ class _Due:
 class SimulatedExecutor:
     """Many workers and one driver in simulated time, to which the driver's real CPU time is charged.
 
-    A worker trains an epoch in `epoch_s`, and waits for the driver at a rung and at the end of a job. The driver does one thing after another:
-    what sampler, scheduler and journal cost holds up whoever waits for it.
+    A worker trains an epoch in `epoch_s`. Like an actor of the pool, it goes on after an event only when the driver has taken note of that. The
+    driver does one thing after another: what sampler, scheduler and journal cost holds up whoever waits for it.
 
     Args:
         cpu_s: The CPU time of this process so far, all its threads.
@@ -92,7 +92,7 @@ class SimulatedExecutor:
             goes_on = coordinator.observe(due.event)
             self._charge()
             if goes_on:
-                self._go_on(due, is_asking=due.event.kind == "rung")
+                self._push(_Due(at_s=self._clock.monotonic_s(), rank=due.rank, event=next(due.events), events=due.events))
             else:
                 self._fill(coordinator)
         return self._clock.monotonic_s() - began_s
@@ -106,11 +106,6 @@ class SimulatedExecutor:
             self._num_jobs += 1
             events = self._run(job)
             self._push(_Due(at_s=self._clock.monotonic_s(), rank=self._num_jobs, event=next(events), events=events))
-
-    def _go_on(self, due: _Due, *, is_asking: bool) -> None:
-        """A worker that told of an epoch has trained on meanwhile; one that asked begins when it is answered."""
-        since_s = self._clock.monotonic_s() if is_asking else due.at_s
-        self._push(_Due(at_s=since_s, rank=due.rank, event=next(due.events), events=due.events))
 
     def _push(self, due: _Due) -> None:
         due.at_s += self._epoch_s if due.event.kind == "epoch" else 0.0
