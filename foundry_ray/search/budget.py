@@ -5,7 +5,7 @@ Everything is added up from the events, so a study that is resumed, on whatever 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foundry_ray.config import BudgetConfig
@@ -20,10 +20,10 @@ MIN_REPORTS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A result at a rung, and what the study had spent by then."""
+    """A result at a rung, and what the study had spent by then. `values` are those that training told."""
 
     number: int
-    rung: int
+    values: Mapping[str, float]
     at_s: float
     worker_s: float
     num_epochs: int
@@ -125,7 +125,7 @@ class Ledger:
     def _report(self, event: Event) -> Report:
         return Report(
             number=event.number,
-            rung=event.rung,
+            values=event.values,
             at_s=event.at_s,
             worker_s=self.worker_s(event.at_s),
             num_epochs=self._num_epochs,

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from foundry_ray.config import BudgetConfig
-from foundry_ray.search.budget import MIN_REPORTS, Ledger, Spent, exhausted, gain_per_worker_hour
+from foundry_ray.search.budget import MIN_REPORTS, Ledger, Report, Spent, exhausted, gain_per_worker_hour
 from foundry_ray.search.events import Event
+from foundry_ray.search.history import Gain
 from foundry_ray.testing.search import OBJECTIVES, SyntheticRunner, SyntheticStudy
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.types import Param, SearchSpace
@@ -100,6 +101,43 @@ def test_a_resumed_study_counts_the_time_that_was_spent_before() -> None:
     second.run()
     third = _with(_budget(wall_time_s=60.0), store, "driver-3")
     assert 60 <= third.coordinator.at_s < 100
+
+
+def _gaining(store: MemoryStore, driver: str) -> SyntheticStudy:
+    return _with(_budget(min_gain_per_worker_hour=3.0), store, driver)
+
+
+def test_a_study_that_ended_by_its_gain_stays_ended() -> None:
+    store = MemoryStore()
+    expected = _gaining(store, "driver-1").run()
+    again = _gaining(store, "driver-2")
+    assert not again.coordinator.has_work()
+    assert again.coordinator.stopped_by == "min_gain_per_worker_hour"
+    assert again.state.trials() == expected
+
+
+def test_a_killed_study_ends_by_its_gain_where_the_unbroken_one_does() -> None:
+    whole = _gaining(MemoryStore(), "driver-1")
+    expected = whole.run()
+    for moment in range(20, len(whole.events), 40):
+        store = MemoryStore()
+        _gaining(store, "driver-1").run(budget=moment)
+        assert _gaining(store, "driver-2").run() == expected, f"killed after event {moment}"
+
+
+def test_a_gain_that_is_asked_for_seldom_is_the_one_that_is_asked_for_at_each_result() -> None:
+    study = _with(_budget(trials=60))
+    study.run()
+    reports: list[Report] = []
+    often = Gain(reports, study.state.records, OBJECTIVES, least=3.0)
+    for report in study.coordinator.course.ledger.reports:
+        reports.append(report)
+        known = often.latest()
+        assert (known is None) == (len(reports) < MIN_REPORTS)
+    once = Gain(reports, study.state.records, OBJECTIVES, least=3.0).latest()
+    assert once == known
+    assert once is not None
+    assert once < 3.0
 
 
 def test_a_grid_ends_with_its_last_point() -> None:
