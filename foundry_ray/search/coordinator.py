@@ -13,15 +13,16 @@ nothing had been.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from foundry_ray.protocols import Clock
 from foundry_ray.search import budget as budgets
-from foundry_ray.search import history
 from foundry_ray.search.course import Course
 from foundry_ray.search.events import Event, Job
+from foundry_ray.search.history import Gain
 from foundry_ray.search.journal import Journal
 from foundry_ray.search.measuring import Measuring
 from foundry_ray.search.rules import Rules
@@ -59,7 +60,7 @@ class Coordinator:
         self._idle_since: int | None = None
         self._why = ""
         self._decided: tuple[tuple[int, bool], Decision] | None = None
-        self._gains: tuple[int, float | None] = (0, None)
+        self._gain = Gain(course.ledger.reports, course.state.records, rules.objectives, least=rules.budget.min_gain_per_worker_hour)
         self._opened_s, self._before_s = clock.monotonic_s(), course.ledger.at_s
         self._committed_s = self._opened_s
 
@@ -94,16 +95,16 @@ class Coordinator:
 
     def has_work(self) -> bool:
         """Whether anything is left to do, without deciding what."""
-        if self._in_flight or self.course.state.running or self._measuring.left():
+        if self._in_flight or self.course.state.running or self._measuring.num_left:
             return True
         return isinstance(self._decision(), (GoOn, Begin, Exploit))
 
     def num_startable(self, limit: int) -> int:
         """How many jobs could start now beside those in flight, as far as that shows before they are begun, at most `limit`."""
-        state = self.course.state
-        waiting = len((state.running | set(self._measuring.left())) - self._in_flight)
-        if waiting or self._measuring.left():
-            return min(limit, waiting)
+        waiting = {number for number in self.course.state.running if number not in self._in_flight}
+        if waiting or self._measuring.num_left:
+            to_measure = (number for number in self._measuring.left() if number not in self._in_flight)
+            return min(limit, len(waiting.union(itertools.islice(to_measure, limit))))
         decision = self._decision()
         if isinstance(decision, Begin):
             return min(limit, self.rules.budget.trials - self.course.ledger.num_trials)
@@ -180,6 +181,7 @@ class Coordinator:
     def _record(self, event: Event) -> Event:
         event = replace(event, at_s=self.at_s)
         self._journal.append(event, frees=self.course.saw(event))
+        self._measuring.saw(event)
         self._num_events += 1
         return event
 
@@ -202,8 +204,8 @@ class Coordinator:
         interrupted = self._next_interrupted()
         if interrupted is not None:
             return self._hand_out(interrupted)
-        if self._measuring.left():
-            self._why = f"the latency of {len(self._measuring.left())} models is measured on this device first"
+        if self._measuring.num_left:
+            self._why = f"the latency of {self._measuring.num_left} models is measured on this device first"
             return None
         decision = self._decision()
         if isinstance(decision, Begin):
@@ -221,11 +223,18 @@ class Coordinator:
             heapq.heappush(self._interrupted, number)
 
     def _next_interrupted(self) -> int | None:
-        while self._interrupted:
+        """None whose graph another trial is measured for: on this device it may be no candidate."""
+        unmeasured = []
+        found = None
+        while self._interrupted and found is None:
             number = heapq.heappop(self._interrupted)
-            if number in self.course.state.running and number not in self._in_flight:
-                return number
-        return None
+            if number in self._measuring:
+                unmeasured.append(number)
+            elif number in self.course.state.running and number not in self._in_flight:
+                found = number
+        for number in unmeasured:
+            heapq.heappush(self._interrupted, number)
+        return found
 
     def _decision(self) -> Decision:
         """What the scheduler wants, or a finalist where it wants nothing."""
@@ -239,7 +248,7 @@ class Coordinator:
         return self._decided[1]
 
     def _goes_on_in_place(self, number: int) -> bool:
-        if self._undelivered is not None or self._measuring.left():
+        if self._undelivered is not None or self._measuring.num_left:
             return False
         decision = self._decision()
         if not isinstance(decision, GoOn) or decision.number != number:
@@ -267,17 +276,8 @@ class Coordinator:
         ledger, size = self.course.ledger, self.rules.sampler.size
         if size is not None and ledger.num_trials >= size:
             return "space"
-        spent = budgets.Spent(num_trials=ledger.num_trials, wall_s=self.at_s, worker_s=ledger.worker_s(self.at_s), gain=self._gain())
+        spent = budgets.Spent(num_trials=ledger.num_trials, wall_s=self.at_s, worker_s=ledger.worker_s(self.at_s), gain=self._gain.latest())
         return budgets.exhausted(self.rules.budget, spent)
-
-    def _gain(self) -> float | None:
-        """Looked at again when there are a fiftieth more results; what is too little stays too little."""
-        reports, wanted = self.course.ledger.reports, self.rules.budget.min_gain_per_worker_hour
-        num_seen, gain = self._gains
-        if wanted is not None and len(reports) > 1.02 * num_seen and (gain is None or gain >= wanted):
-            volumes = history.hypervolumes(reports, self.course.state.records, self.rules.objectives)
-            self._gains = len(reports), budgets.gain_per_worker_hour([report.worker_s for report in reports], volumes)
-        return self._gains[1]
 
     def _finalist(self) -> GoOn | None:
         """Who goes on although the scheduler wants nobody to: only when no running trial can still change who is best below the last rung."""

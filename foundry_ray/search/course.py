@@ -5,6 +5,8 @@ What is told while a study runs is told again, in the same order, when it is rep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from foundry_ray.search.budget import Ledger
 from foundry_ray.search.checkpoints import Checkpoints
 from foundry_ray.search.events import Event
@@ -12,6 +14,7 @@ from foundry_ray.search.rules import Rules
 from foundry_ray.search.schedulers import make_scheduler
 from foundry_ray.search.state import StudyState
 from foundry_ray.search.told import facts
+from foundry_ray.types import TrialState
 
 _HAVE_SEATS = ("hyperband", "pbt")
 """Schedulers that deal out a number of places. Trials of earlier studies take none, and these schedulers are told nothing of them."""
@@ -36,13 +39,17 @@ class Course:
         """Take note of an event. Returns the checkpoints that nobody needs once it is durable."""
         records = self.state.records
         before = records.get(event.number)
+        were_out = {number for number in self._measured_by(event) if records[number].trial.state is TrialState.INFEASIBLE}
         self.state.apply(event)
         record = records.get(event.number)
         done = before.trial.resource_used if before is not None else 0
         self.ledger.saw(event, num_epochs=record.trial.resource_used - done if record is not None else 0)
         if record is None:
             return []
-        for fact in facts(event, self.state, self._objectives):
+        for fact in facts(event, self.state, self._objectives, were_out=were_out):
             if not (self._have_seats and records[fact.number].is_adopted):
                 self.scheduler.saw(fact)
         return self.checkpoints.saw(event, record)
+
+    def _measured_by(self, event: Event) -> Sequence[int]:
+        return self.state.sharing_graph(event.number) if event.kind == "measured" else ()

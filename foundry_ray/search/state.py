@@ -94,7 +94,7 @@ class StudyState:
             return
         record = _CHANGES[event.kind](self, self.records[event.number], event)
         self._put(record)
-        for number in self._copies.get(event.number, ()) if event.kind in ("rung", "exploit") else ():
+        for number in self._copies.get(event.number, ()) if event.kind == "rung" else ():
             copy = self.records[number]
             self._put(replace(copy, trial=replace(copy.trial, values=record.trial.values)))
 
@@ -175,6 +175,7 @@ class StudyState:
         donor, epoch = self.records[event.of], self.levels[event.from_rung]
         if self._owners.get(record.effective) == event.number:
             del self._owners[record.effective]
+        self._copies.pop(event.number, None)
         metrics = {index: values for index, values in donor.by_rung.items() if index <= event.from_rung}
         trial = replace(
             record.trial,
@@ -237,12 +238,15 @@ class StudyState:
 
 
 def _measured(record: TrialRecord, event: Event, num_rungs: int) -> TrialRecord:
-    """The latency on another device takes the place of the one before, at all rungs; a trial that is too slow there is no candidate there."""
+    """The latency on another device takes the place of the one before, at all rungs.
+
+    A trial that is too slow there is no candidate there; one that has results, and is not too slow any more, is one again.
+    """
     new = dict(event.values)
     trial = replace(record.trial, device=event.device, values={**record.trial.values, **new})
     if event.excess and trial.state in (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE):
         trial = replace(trial, state=TrialState.INFEASIBLE, error=event.error)
-    elif not event.excess and trial.state is TrialState.INFEASIBLE:
+    elif not event.excess and trial.state is TrialState.INFEASIBLE and record.by_rung:
         trial = replace(trial, state=TrialState.COMPLETE if trial.rung == num_rungs - 1 else TrialState.WAITING, error=None)
     by_rung = {index: {**values, **new} for index, values in record.by_rung.items()}
     return replace(record, known={**record.known, **new}, by_rung=by_rung, excess=event.excess, trial=trial)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from foundry_ray.search import pareto
 from foundry_ray.search.events import Event
@@ -11,8 +11,12 @@ from foundry_ray.search.state import StudyState, TrialRecord
 from foundry_ray.types import Objective, TrialState
 
 
-def facts(event: Event, state: StudyState, objectives: Sequence[Objective]) -> Iterator[Fact]:
-    """The facts that an event adds, after it was applied to the state."""
+def facts(event: Event, state: StudyState, objectives: Sequence[Objective], *, were_out: Container[int] = ()) -> Iterator[Fact]:
+    """The facts that an event adds, after it was applied to the state.
+
+    Args:
+        were_out: Trials that were infeasible before it happened.
+    """
     number = event.number
     if event.kind == "ask":
         yield Asked(number=number, rung=event.rung, bracket=event.bracket, params=event.params)
@@ -26,7 +30,7 @@ def facts(event: Event, state: StudyState, objectives: Sequence[Objective]) -> I
         yield Started(number=number, rung=event.rung, params=event.params)
     elif event.kind == "measured":
         for one in state.sharing_graph(number):
-            yield from _measured(state.records[one], objectives)
+            yield from _measured(state.records[one], objectives, was_out=one in were_out)
     elif event.kind in ("duplicate", "dominated", "infeasible", "failed"):
         yield Left(number=number, reason=event.kind)
     elif event.kind == "died" and state.records[number].trial.state is TrialState.FAILED:
@@ -45,12 +49,15 @@ def _adopted(record: TrialRecord, objectives: Sequence[Objective]) -> Iterator[F
         yield Left(number=number, reason="infeasible")
 
 
-def _measured(record: TrialRecord, objectives: Sequence[Objective]) -> Iterator[Fact]:
-    """What it reported, with its latency on this device."""
-    for rung in sorted(record.by_rung):
+def _measured(record: TrialRecord, objectives: Sequence[Objective], *, was_out: bool) -> Iterator[Fact]:
+    """What it reported with these parameters, with its latency on this device. Who is a candidate again comes back to where it was."""
+    number, rungs = record.trial.number, [rung for rung in sorted(record.by_rung) if rung >= record.own_from]
+    if was_out and record.trial.state is not TrialState.INFEASIBLE and rungs:
+        yield Started(number=number, rung=rungs[-1])
+    for rung in rungs:
         yield _reached(record, rung, objectives)
     if record.trial.state is TrialState.INFEASIBLE:
-        yield Left(number=record.trial.number, reason="infeasible")
+        yield Left(number=number, reason="infeasible")
 
 
 def _reached(record: TrialRecord, rung: int, objectives: Sequence[Objective]) -> Reached:

@@ -305,3 +305,78 @@ def test_what_a_driver_is_told_is_what_the_journal_says() -> None:
     told = [event.to_json() for event in study.events if event.kind != "epoch"]
     assert told == [event for event in _events(store) if event["kind"] not in ("open", "close")]
     assert Event(kind="open").to_json() == {"kind": "open"}
+
+
+def _moved(store: MemoryStore, driver: str, device: str, **keys: object) -> Study:
+    slowness = {"laptop": 1.0, "server": 4.0}[device]
+    return Study(store, driver=driver, sampler="random", runner=SyntheticRunner(device=device, slowness=slowness, **keys))  # type: ignore[arg-type]
+
+
+def test_where_a_trial_dies_of_being_measured_another_with_its_graph_is_measured() -> None:
+    store = MemoryStore()
+    _moved(store, "driver-1", "laptop").run()
+    second = _moved(store, "driver-2", "server")
+    second.coordinator.on_device("server")
+    first = second.coordinator.next_job()
+    assert first is not None
+    shared = [number for number in second.state.sharing_graph(first.number) if second.state.records[number].duplicate_of is None]
+    assert len(shared) > 1
+    for _ in range(2):
+        second.coordinator.died(first.number, "signal 11")
+        job = second.coordinator.next_job()
+    assert second.state.records[first.number].trial.state is TrialState.FAILED
+    assert job is not None
+    assert job.number == shared[1]
+    second.coordinator.observe(next(second.runner(job)))
+    second.run()
+    assert {second.state.records[number].trial.device for number in shared[1:]} == {"server"}
+
+
+def test_an_interrupted_trial_waits_for_the_latency_of_its_graph() -> None:
+    store = MemoryStore()
+    first = Study(store, space=LR_ALONE, sampler="random", runner=SyntheticRunner(device="laptop"))
+    for _ in range(3):
+        job = first.coordinator.next_job()
+        assert job is not None
+        first.coordinator.observe(next(first.runner(job)))
+    first.coordinator.close()
+    second = Study(store, space=LR_ALONE, sampler="random", driver="driver-2", runner=SyntheticRunner(device="server", slowness=4.0, max_ms=0.5))
+    second.coordinator.on_device("server")
+    measuring = second.coordinator.next_job()
+    assert measuring is not None
+    assert measuring.to_epoch == measuring.from_epoch
+    assert second.coordinator.next_job() is None
+    assert "is measured on this device first" in second.coordinator.waiting_because()
+    second.coordinator.observe(next(second.runner(measuring)))
+    assert {second.state.records[number].trial.state for number in range(3)} == {TrialState.INFEASIBLE}
+    assert not second.state.running
+
+
+def test_who_was_too_slow_on_one_device_goes_on_where_it_is_not() -> None:
+    store = MemoryStore()
+    _moved(store, "driver-1", "laptop").run(budget=40)
+    slow = _moved(store, "driver-2", "server", max_ms=0.3)
+    slow.coordinator.on_device("server")
+    slow.run(budget=10)
+    out = {number for number, record in slow.state.records.items() if record.trial.state is TrialState.INFEASIBLE and record.by_rung}
+    assert len(out) > 3
+    back = _moved(store, "driver-3", "laptop")
+    back.coordinator.on_device("laptop")
+    trials = back.run()
+    assert {trials[number].state for number in out} <= {TrialState.WAITING, TrialState.COMPLETE}
+    assert any(back.runner.epochs_trained[number] for number in out)
+    assert sum(trial.state is TrialState.COMPLETE for trial in trials) >= 3
+
+
+def test_a_graph_is_measured_once_also_by_a_worker_on_a_third_device() -> None:
+    store = MemoryStore()
+    _moved(store, "driver-1", "laptop").run(budget=40)
+    second = Study(store, driver="driver-2", sampler="random", runner=SyntheticRunner(device="phone"))
+    second.coordinator.on_device("server")
+    graphs = {record.graph for record in second.state.records.values() if record.known}
+    measured = []
+    while (job := second.coordinator.next_job()) is not None and job.to_epoch == job.from_epoch:
+        measured.append(second.state.records[job.number].graph)
+        second.coordinator.observe(next(second.runner(job)))
+        assert len(measured) <= len(graphs)
+    assert sorted(measured) == sorted(graphs)

@@ -77,6 +77,20 @@ def test_who_took_over_weights_stands_for_its_first_parameters_no_more() -> None
     assert state.owner_of("e1") is None
 
 
+def test_a_copy_of_a_trial_that_took_over_weights_keeps_the_values_of_its_own_parameters() -> None:
+    state = _state(*_begun(0), *_begun(1, lr=0.2), *_second_rung(0), Event(kind="ask", number=2, params={}), Event(kind="duplicate", number=2, of=1))
+    before = state.records[2].trial.values
+    state.apply(Event(kind="exploit", number=1, of=0, from_rung=1, rung=2, params={"lr": 0.08}))
+    state.apply(Event(kind="rung", number=1, rung=2, epoch=9, values={"accuracy": 0.9}))
+    assert state.records[2].trial.values == before == {**KNOWN, "accuracy": 0.1}
+
+
+def test_what_a_donor_reached_is_not_told_as_a_result_of_who_took_over_its_weights() -> None:
+    state = _state(*_begun(0), *_begun(1), Event(kind="exploit", number=1, of=0, from_rung=0, rung=1, params={"lr": 0.08}))
+    told = _told(state, Event(kind="measured", number=0, values={"latency_p50_ms": 7.0}, device="there"))
+    assert [(fact.number, fact.rung) for fact in told if isinstance(fact, Reached)] == [(0, 0)]
+
+
 def test_a_duplicate_has_the_values_of_its_original_also_those_to_come() -> None:
     state = _state(*_begun(0), Event(kind="ask", number=1, params={"lr": 0.1}), Event(kind="duplicate", number=1, of=0))
     assert state.records[1].trial.values["accuracy"] == 0.1
@@ -108,8 +122,19 @@ def test_a_trial_that_is_too_slow_elsewhere_is_no_candidate_there_and_is_one_aga
     there = Event(kind="measured", number=0, values={"latency_p50_ms": 7.0}, device="there", excess=0.4, error="latency_p50_ms is 7, wanted <= 5")
     assert _told(state, there)[-1] == Left(number=0, reason="infeasible")
     assert state.records[0].trial.state is TrialState.INFEASIBLE
-    state.apply(Event(kind="measured", number=0, values={"latency_p50_ms": 2.0}, device="here"))
+    here = Event(kind="measured", number=0, values={"latency_p50_ms": 2.0}, device="here")
+    state.apply(here)
     assert state.records[0].trial.state is TrialState.WAITING
+    told = list(facts(here, state, OBJECTIVES, were_out={0}))
+    assert told[0] == Started(number=0, rung=0), "a scheduler takes no result of who has left"
+    assert [type(fact) for fact in told] == [Started, Reached]
+
+
+def test_a_trial_that_was_too_slow_before_its_first_result_stays_out() -> None:
+    state = _state(*_begun(0)[:2])
+    for excess in (0.4, 0.0):
+        state.apply(Event(kind="measured", number=0, values={"latency_p50_ms": 7.0}, device="there", excess=excess, error="too slow"))
+    assert state.records[0].trial.state is TrialState.INFEASIBLE
 
 
 def test_an_adopted_trial_has_reached_the_rungs_that_its_curve_reaches() -> None:
