@@ -49,7 +49,7 @@ class Checkpoints:
         return [key for key in keys if key.startswith(self._prefix) and not self._users[key]]
 
     def _stand(self, record: TrialRecord) -> None:
-        if record.trial.state in (TrialState.RUNNING, TrialState.WAITING):
+        if record.trial.state in (TrialState.RUNNING, TrialState.WAITING) and not record.is_adopted:
             self._stands[record.trial.number] = -1 if record.trial.rung is None else record.trial.rung
         else:
             self._stands.pop(record.trial.number, None)

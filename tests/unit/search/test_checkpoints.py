@@ -4,7 +4,7 @@ from foundry_ray.config import SchedulerConfig
 from foundry_ray.search.events import Event
 from foundry_ray.testing.search import OBJECTIVES, TRIALS, SyntheticRunner, SyntheticStudy
 from foundry_ray.testing.stores import FailingStore, MemoryStore
-from foundry_ray.types import Param, SearchSpace
+from foundry_ray.types import Param, SearchSpace, TrialState
 
 LR_ALONE = SearchSpace(params=(Param(name="lr", kind="float", low=5e-4, high=1e-2, log=True),), objectives=OBJECTIVES)
 
@@ -76,3 +76,14 @@ def test_a_donor_keeps_its_checkpoints_until_every_member_has_passed() -> None:
     trials = study.run()
     assert taken
     assert _kept(store) == {trial.checkpoint for trial in trials}
+
+
+def test_a_population_that_extends_another_study_leaves_no_checkpoint_behind() -> None:
+    """Trials that were taken over have no seat, so nobody waits for them to pass a rung."""
+    store = MemoryStore()
+    SyntheticStudy(store, study_key="earlier", space=LR_ALONE, num_trials=6, sampler="random").run()
+    scheduler = SchedulerConfig(kind="pbt", population=4)
+    _, study = _study(store, space=LR_ALONE, scheduler=scheduler, num_trials=10, sampler="random", extends=("earlier",))
+    trials = study.run()
+    assert any(trial.state is TrialState.WAITING for trial in trials[:6])
+    assert _kept(store) == {trial.checkpoint for trial in trials[6:]}
