@@ -17,7 +17,19 @@ from foundry_ray.search.constraints import Constraint
 from foundry_ray.search.events import Event
 from foundry_ray.search.rules import Rules
 from foundry_ray.search.state import StudyState, TrialRecord
-from foundry_ray.types import FORMAT_VERSION, Param, Scalar, SearchSpace, Trial, TrialState, canonical_bytes, from_json, parse_json, to_json
+from foundry_ray.types import (
+    FORMAT_VERSION,
+    Param,
+    Scalar,
+    SearchSpace,
+    Trial,
+    TrialState,
+    canonical_bytes,
+    canonical_sha256,
+    from_json,
+    parse_json,
+    to_json,
+)
 
 MAX_SUGGESTED = 8
 """Members of an earlier front whose parameters are tried first: the best few say most of what it knew, and the budget is for what is new."""
@@ -83,7 +95,7 @@ def taken_over(rules: Rules, identity: StudyIdentity, store: ArtifactStore) -> l
         ArtifactCorrupt: The journal of one cannot be read.
     """
     adopted: dict[str, Event] = {}
-    suggested: list[Event] = []
+    suggested: dict[str, Event] = {}
     for study_key in rules.extends:
         earlier = read_identity(store, study_key)
         state = StudyState(recipe_of=rules.recipe_of, levels=earlier.levels, max_failures=rules.max_failures)
@@ -91,10 +103,11 @@ def taken_over(rules: Rules, identity: StudyIdentity, store: ArtifactStore) -> l
             state.apply(event)
         if earlier.trains_like(identity):
             for event in _adoptions(state, rules, identity.levels, source=study_key):
-                adopted.setdefault(event.effective or f"{study_key} {event.number}", event)
+                adopted.setdefault(event.effective or canonical_sha256(to_json(event.params)), event)
         else:
-            suggested += _suggestions(state, rules, earlier.teacher_accuracy, source=study_key)
-    return [*(replace(event, number=number) for number, event in enumerate(adopted.values())), *suggested]
+            for event in _suggestions(state, rules, earlier.teacher_accuracy, source=study_key):
+                suggested.setdefault(canonical_sha256(to_json(event.params)), event)
+    return [*(replace(event, number=number) for number, event in enumerate(adopted.values())), *suggested.values()]
 
 
 def is_in(space: SearchSpace, params: Mapping[str, Scalar]) -> bool:

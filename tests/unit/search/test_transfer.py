@@ -146,3 +146,23 @@ def test_what_lies_in_a_space(params: dict[str, object], expected: bool) -> None
 def test_every_proposal_lies_in_its_space() -> None:
     trials = SyntheticStudy(MemoryStore(), num_trials=30, runner=SyntheticRunner(max_params=1.0)).run()
     assert all(is_in(SPACE, trial.params) for trial in trials)
+
+
+def test_what_two_studies_found_is_suggested_once(store: MemoryStore, earlier: SyntheticStudy) -> None:
+    SyntheticStudy(store, study_key="twin", sampler="random").run()
+    later = SyntheticStudy(store, study_key="later", extends=("earlier", "twin"), training="other")
+    suggested = [dict(params) for params, _ in later.state.suggestions]
+    assert suggested
+    assert all(suggested.count(one) == 1 for one in suggested)
+
+
+def test_a_point_that_breaks_a_constraint_in_two_studies_is_taken_over_once(store: MemoryStore) -> None:
+    coarse = replace(SPACE, params=(Param(name="lr", kind="categorical", choices=(0.001, 0.003)), WIDTH), constraints=("num_params <= 20000",))
+    for study_key in ("earlier", "twin"):
+        SyntheticStudy(store, study_key=study_key, space=coarse, sampler="grid", num_trials=10, runner=SyntheticRunner(max_params=20_000)).run()
+    later = SyntheticStudy(
+        store, study_key="later", extends=("earlier", "twin"), space=coarse, sampler="grid", num_trials=99, runner=SyntheticRunner(max_params=20_000)
+    )
+    points = [tuple(trial.params.items()) for trial in later.run()]
+    assert any(trial.state is TrialState.INFEASIBLE for trial in later.state.trials())
+    assert len(points) == len(set(points)) == 16, "and so the grid is not at its end before all of it was tried"
