@@ -161,9 +161,9 @@ class TrialRunner:
         for rung, to_epoch in enumerate((job.to_epoch, *job.later), job.rung):
             since = told
             for _ in training.to(to_epoch):
-                if training.epoch > told:  # what was told before a checkpoint was lost, or memory ran out, is not told again
-                    told = training.epoch
-                    yield Event(kind="epoch", number=job.number, epoch=told, values=training.rows(after=told - 1)[-1])
+                for row in training.rows(after=told):  # what was told before a checkpoint was lost, or memory ran out, is not told again
+                    told = int(row["epoch"])
+                    yield Event(kind="epoch", number=job.number, epoch=told, values=row)
             curve = training.rows(after=since)
             values = {name: value for name, value in curve[-1].items() if name in ("accuracy", "val_loss", "loss")}
             yield Event(kind="rung", number=job.number, rung=rung, epoch=told, values=values, curve=tuple(curve), checkpoint=training.save())
