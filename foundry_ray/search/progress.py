@@ -28,14 +28,20 @@ class Progress:
         self._num_reports = 0
         self._epochs: dict[int, int] = {}
         self._best: dict[str, BestValue] = {}
+        self._is_stale = True  # the best values are those of another device
+        self._devices: set[str] = set()
+        self._has_warned = False
         self._viewed_s = -math.inf
         self._looked_at = 0
         self._found: tuple[int, float | None] = (0, None)
-        for record in coordinator.course.state.records.values():
-            if record.by_rung:
-                self._note_best(record.trial.number)
 
     def __call__(self, event: Event) -> None:
+        if event.device:
+            self._note_device(event.device)
+        if event.kind == "measured":
+            self._is_stale = True
+        elif self._is_stale:
+            self._find_best()
         if event.kind == "epoch":
             self._epochs[event.number] = event.epoch
         elif event.kind == "rung":
@@ -59,6 +65,24 @@ class Progress:
             said.append(f"trial {event.number} at epoch {event.epoch}")
         num_trials = len(state.records)
         return num_trials - len(state.running), max(self._coordinator.rules.budget.trials, num_trials), ", ".join(said)
+
+    def _note_device(self, device: str) -> None:
+        """A driver measures again what is of other devices when it begins; so two of them are there at once, and their latencies do not compare."""
+        self._devices.add(device)
+        if len(self._devices) > 1 and not self._has_warned:
+            self._has_warned = True
+            self._reporter.warn(
+                f"latencies are measured on different devices ({', '.join(sorted(self._devices))}), and do not compare: "
+                "`search.latency.device` names a resource of the nodes that are to measure."
+            )
+
+    def _find_best(self) -> None:
+        """Of what is known by now; a latency that another device had does not count."""
+        self._is_stale = False
+        self._best.clear()
+        for record in self._coordinator.course.state.records.values():
+            if record.by_rung:
+                self._note_best(record.trial.number)
 
     def _note_best(self, number: int) -> None:
         values = self._coordinator.course.state.records[number].trial.values

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,17 @@ def test_the_history_rises_to_all_that_was_found(reporter: RecordingReporter) ->
     assert history[-1].num_trials == 16
 
 
+def test_what_a_member_reached_before_it_took_over_weights_stays_in_the_history(reporter: RecordingReporter) -> None:
+    alone = replace(SPACE, params=SPACE.params[:1], objectives=SPACE.objectives[:1])
+    study = SyntheticStudy(MemoryStore(), kind="pbt", space=alone, num_trials=6, sampler="random")
+    study.run()
+    told = [event.values["accuracy"] for event in study.events if event.kind == "rung"]
+    best, worst = max(told), min(told)
+    expected = [(best_so_far - worst) / (best - worst) for best_so_far in itertools.accumulate(told, max)]
+    assert any(event.kind == "exploit" for event in study.events)
+    assert [one.hypervolume for one in _conclude(study, reporter).history] == pytest.approx(expected)
+
+
 def test_a_dominated_trial_is_on_no_front(reporter: RecordingReporter) -> None:
     study = SyntheticStudy(MemoryStore(), num_trials=5)
     study.coordinator.next_job()
@@ -156,6 +168,30 @@ def test_a_resumed_study_shows_the_best_of_before(reporter: RecordingReporter) -
     study.run()
     assert "best accuracy" in reporter.progresses[0][2]
     assert job is None or job.number < 4
+
+
+def test_on_another_device_the_best_latency_is_one_of_that_device(reporter: RecordingReporter) -> None:
+    store = MemoryStore()
+    SyntheticStudy(store, num_trials=6, runner=SyntheticRunner(device="laptop")).run()
+    viewing, study = _Viewing(), SyntheticStudy(store, num_trials=7, driver="driver-2", runner=SyntheticRunner(device="server", slowness=3.0))
+    study.coordinator.listen(Progress(study.coordinator, reporter=viewing, clock=study.clock))
+    study.coordinator.on_device("server")
+    study.run()
+    latencies = {trial.number: trial.values["latency_p50_ms"] for trial in study.state.trials()}
+    best = viewing.views[-1].best[1]
+    assert best.value == min(latencies.values()) == latencies[best.number]
+    assert not viewing.warnings
+
+
+def test_latencies_of_two_devices_at_once_are_warned_of_once(reporter: RecordingReporter) -> None:
+    study = SyntheticStudy(MemoryStore(), num_trials=4, sampler="random")
+    study.coordinator.listen(Progress(study.coordinator, reporter=reporter, clock=study.clock))
+    for device in ("laptop", "server", "phone"):
+        job = study.coordinator.next_job()
+        assert job is not None
+        study.coordinator.observe(next(SyntheticRunner(device=device)(job)))
+    assert len(reporter.warnings) == 1
+    assert "different devices (laptop, server), and do not compare: `search.latency.device`" in reporter.warnings[0]
 
 
 def test_constraints_know_their_excess() -> None:
