@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from foundry_ray.observability.study import StudyView, study_line, study_table
+from foundry_ray.observability.study import StudyView, study_line, study_outcome, study_table
 from foundry_ray.observability.times import duration
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Stage:
 
     @property
     def outcome(self) -> str:
-        """What stands behind the stage when it has ended."""
+        """What stands behind the stage when it has ended: of a study all of it, and not the numbers of whichever trial came last."""
+        if self.view is not None:
+            return study_outcome(self.view)
         return " · ".join(self.metrics.values()) or self.note
 
 
@@ -142,7 +144,7 @@ class Bars:
             self._tasks[id(stage)],
             completed=stage.done,
             total=stage.total if stage.total > 0 else None,
-            note=self._fit(stage.text),
+            note="" if stage.view is not None else self._fit(stage.text),  # a study stands below
             eta="" if eta_s is None else f"{duration(eta_s)} left",
             refresh=stage.done == stage.phase_first,  # a new phase shows at once, its steps at the refresh rate
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _ROWS = 8
 _NAME_WIDTH = 6
 _SPENT = {"trials": "{} trials", "wall_time_s": "{}", "worker_hours": "{} worker-hours", "cost": "cost {}"}
+_DECIMALS = {"trials": 0, "worker_hours": 3, "cost": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,11 @@ def study_line(view: StudyView) -> str:
     return "; ".join(part for part in parts if part)
 
 
+def study_outcome(view: StudyView) -> str:
+    """What stands behind a study that has ended."""
+    return " · ".join(part for part in (_counts(view), f"best {_best(view)}" if view.best else "") if part)
+
+
 def _rows(view: StudyView) -> Iterator[tuple[str, str]]:
     for index, trial in enumerate(view.running[:_ROWS]):
         params = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
@@ -135,8 +141,11 @@ def _counts(view: StudyView) -> str:
 
 
 def _spending(spent: Spending) -> str:
-    used, limit = (duration(value) if spent.name == "wall_time_s" else f"{value:.4g}" for value in (spent.used, spent.limit or 0.0))
-    return _SPENT[spent.name].format(used if spent.limit is None else f"{used} of {limit}")
+    used = duration(spent.used) if spent.name == "wall_time_s" else f"{spent.used:.{_DECIMALS[spent.name]}f}"
+    if spent.limit is None:
+        return _SPENT[spent.name].format(used)
+    limit = duration(spent.limit) if spent.name == "wall_time_s" else f"{spent.limit:.6g}"
+    return _SPENT[spent.name].format(f"{used} of {limit}")
 
 
 def _value(metric: str, value: float) -> str:

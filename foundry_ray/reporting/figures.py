@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 _INK, _FAINT, _TEACHER, _STUDENT, _FRONT = "#1f2933", "#9aa5b1", "#52606d", "#0b69a3", "#de3a11"
 _SERIES = ("#0b69a3", "#de3a11", "#9aa5b1", "#147d64")
 _MOST_NUMBERED = 100
-_COSTS = {"latency_p50_ms": ("latency", "p50 latency, ms", 1.0), "size_bytes": ("size", "served file, KiB", 1024.0)}
+_COSTS = {
+    "latency_p50_ms": ("latency", "p50 latency, ms", 1.0),
+    "latency_p95_ms": ("p95 latency", "p95 latency, ms", 1.0),
+    "size_bytes": ("size", "served file, KiB", 1024.0),
+    "num_params": ("parameters", "parameters", 1.0),
+    "num_macs": ("MACs", "million MACs", 1e6),
+}
 
 
 def learning_curves(teacher: Sequence[Mapping[str, float]], student: Sequence[Mapping[str, float]]) -> str:
@@ -46,8 +52,13 @@ def trial_curves(study: StudyResult) -> str:
     return _svg(figure)
 
 
+def costs(study: StudyResult) -> tuple[str, ...]:
+    """What a study weighs accuracy against, for a view each."""
+    return tuple(objective.metric for objective in study.objectives if objective.metric in _COSTS)
+
+
 def front(study: StudyResult, metric: str) -> str:
-    """Accuracy against one cost, `latency_p50_ms` or `size_bytes`. The front is that of all objectives: in one view a member may seem dominated."""
+    """Accuracy against one of `costs`. The front is that of all objectives: in one view a member may seem dominated."""
     figure, axes = _figure(f"Trials and their Pareto front: accuracy and {_COSTS[metric][0]}", f"{_COSTS[metric][1]} (log)", "validation accuracy")
     measured = [trial for trial in study.trials if {"accuracy", metric} <= set(trial.values)]
     best = [trial for trial in measured if trial.number in study.pareto_front]
@@ -56,7 +67,7 @@ def front(study: StudyResult, metric: str) -> str:
     _scatter(axes, [trial for trial in measured if trial.number == study.chosen], metric, _FRONT, "chosen")
     if measured:
         _log_axis(axes)
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        figure.legend(frameon=False, loc="outside lower left", ncols=3, fontsize=8)  # inside it would hide trials
     return _svg(figure)
 
 

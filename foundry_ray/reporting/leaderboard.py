@@ -5,7 +5,8 @@ from __future__ import annotations
 from foundry_ray.errors import ConfigError
 from foundry_ray.types import StudyResult, Trial, TrialState
 
-_NUM_COLUMNS = 3
+_ROOM = 36
+"""Characters for parameters, with the space between them, that a line of 100 leaves beside three objectives."""
 
 
 def leaderboard(study: StudyResult, *, only_front: bool = False, sort: str | None = None) -> tuple[Trial, ...]:
@@ -28,10 +29,14 @@ def why_ended(trial: Trial) -> str:
 
 
 def columns(trials: tuple[Trial, ...], preferred: tuple[str, ...]) -> tuple[str, ...]:
-    """The parameters to show: those that matter, where that is known; else the first ones that differ. Three fit beside the objectives."""
+    """The parameters to show: those that matter, where that is known; else those that differ; as many as a line has room for, and one at least."""
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     differing = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
-    return tuple(name for name in (preferred or differing or names) if name in names)[:_NUM_COLUMNS]
+    shown: list[str] = []
+    for name in preferred or differing or names:
+        if name in names and (not shown or sum(len(one) + 2 for one in (*shown, name)) <= _ROOM):
+            shown.append(name)
+    return tuple(shown)
 
 
 def _sorted(study: StudyResult, trials: list[Trial], sort: str | None) -> list[Trial]:

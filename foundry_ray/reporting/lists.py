@@ -14,6 +14,7 @@ from foundry_ray.reporting.profile import profile_table
 from foundry_ray.reporting.tables import simple
 from foundry_ray.types import Endpoint, Finding, Json, Plan, PlannedTraining, RunRecord
 
+_LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 _ACTION_STYLE = {"reused": "cyan", "resumed": "yellow", "run": "green", "skipped": "dim"}
 
 
@@ -116,10 +117,12 @@ def _resolve(root: dict[str, Json], reference: str) -> dict[str, Json]:
 
 
 def _type_name(spec: dict[str, Json]) -> str:
+    """With the range, where there is one: `integer >= 1`."""
     choices = spec.get("enum")
     if isinstance(choices, list):
         return " | ".join(str(choice) for choice in choices)
     options = spec.get("anyOf")
     if isinstance(options, list):
         return " | ".join(_type_name(option) for option in options if isinstance(option, dict))
-    return str(spec.get("const", spec.get("type", "")))
+    limits = ", ".join(f"{sign} {spec[key]:,}".replace(",", "_") for key, sign in _LIMITS.items() if isinstance(spec.get(key), (int, float)))
+    return f"{spec.get('const', spec.get('type', ''))} {limits}".strip()

@@ -57,7 +57,7 @@ def _output(record: RunRecord, stage: str, kind: type[T]) -> T | None:
 def _figures(teacher: ModelArtifact | None, student: ModelArtifact | None, study: StudyResult | None, importances: Sequence[Importance]) -> list[str]:
     drawn = []
     if study is not None:
-        drawn += [figures.front(study, "latency_p50_ms"), figures.front(study, "size_bytes"), figures.trial_curves(study)]
+        drawn += [*(figures.front(study, metric) for metric in figures.costs(study)), figures.trial_curves(study)]
         drawn += [figures.hypervolume(study.history)] if study.history else []
     if any(one.shares for one in importances):
         drawn.append(figures.importances(importances))

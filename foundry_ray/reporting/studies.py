@@ -39,6 +39,7 @@ def study_summary(overview: Overview) -> RenderableType:
         parts += [_hypervolume(study.history), ""]
     parts += [
         _alternatives(overview.alternatives, study),
+        *_warnings(overview.alternatives),
         Text(f"`foundry deploy {overview.run_id} --policy POLICY` finishes and serves one.", style="dim"),
     ]
     return Group(*parts)
@@ -83,6 +84,7 @@ def _alternatives(alternatives: Sequence[Alternative], study: StudyResult) -> Ta
 
 
 def _warnings(alternatives: Sequence[Alternative]) -> list[Text]:
+    """What `!` means, each warning once."""
     return [Text(f"! {warning}", style="yellow") for warning in dict.fromkeys(one.warning for one in alternatives if one.warning)]
 
 

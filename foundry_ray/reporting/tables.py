@@ -84,18 +84,18 @@ def endpoint_line(endpoint: Endpoint) -> Text:
 
 
 def trials_table(study: StudyResult, chosen: Sequence[Trial], params: Sequence[str]) -> Table:
-    """One line a trial: state, rung, objectives, the parameters that matter, why it ended; `*` marks the front and `>` the winner."""
+    """One line a trial: state, epochs, objectives, the parameters that matter, why it ended; `*` marks the front and `>` the winner."""
     metrics = [objective.metric for objective in study.objectives]
     names = [units.short(metric) for metric in metrics]
-    numbers = ("#", "rung", "epochs", *names, *params)
-    table = simple(f"study {study.study_name}", ("#", "state", "rung", "epochs", *names, *params, "why"), (), right=numbers)
+    table = simple(f"study {study.study_name}", ("#", "state", "epochs", *names, *params, "why"), (), right=("#", "epochs", *names, *params))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for trial in chosen:
         mark = ">" if trial.number == study.chosen else ("*" if trial.number in study.pareto_front else " ")
         values = [units.value(metric, trial.values[metric]) if metric in trial.values else "-" for metric in metrics]
         shown = [_short(trial.params[name]) if name in trial.params else "" for name in params]
-        rung = "-" if trial.rung is None else str(trial.rung)
         style = "bold" if mark == ">" else ("" if trial.state in (TrialState.COMPLETE, TrialState.STOPPED) else "dim")
-        cells = (f"{mark}{trial.number}", trial.state.value, rung, str(trial.resource_used), *values, *shown, Text(why_ended(trial)))
+        cells = (f"{mark}{trial.number}", trial.state.value, str(trial.resource_used), *values, *shown, Text(why_ended(trial)))
         table.add_row(*cells, style=style)
     others = sorted({name for trial in chosen for name in trial.params} - set(params))
     more = f"; not shown: {', '.join(others)}" if others else ""

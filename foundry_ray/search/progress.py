@@ -51,8 +51,10 @@ class Progress:
             self._note_best(event.number)
         elif event.kind == "failed":
             self._reporter.warn(f"trial {event.number} failed: {event.error}")
-        self._reporter.progress(*self._line(event))
-        if isinstance(self._reporter, StudyReporter) and self._clock.monotonic_s() - self._viewed_s >= _VIEW_EVERY_S:
+        done, total, note = self._line(event)
+        self._reporter.progress(done, total, note)
+        is_last = done >= total and not self._coordinator.num_in_flight  # what it ended with is shown for long
+        if isinstance(self._reporter, StudyReporter) and (is_last or self._clock.monotonic_s() - self._viewed_s >= _VIEW_EVERY_S):
             self._viewed_s = self._clock.monotonic_s()
             self._reporter.study(self._view())
 

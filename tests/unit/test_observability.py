@@ -219,11 +219,37 @@ def test_a_study_stands_below_its_bar_while_it_runs() -> None:
         "        #14   measures 0/1   note=[x[x[x",
         "best    accuracy 0.9712 (#7) · size_bytes 41,200 (#3)",
         "trials  4 complete, 2 running · 5 on the front · hypervolume 0.631",
-        "spent   6 of 16 trials · 1:05 of 10:00 · 0.25 worker-hours",
+        "spent   6 of 16 trials · 1:05 of 10:00 · 0.250 worker-hours",
         "waits   for trial 12: rung 1 is not full",
     ):
         assert wanted in shown
     assert max(map(len, shown.replace("\x1b", "\n").splitlines())) <= 110  # the terminal has 100 columns, and control codes stand between
+
+
+def test_small_sums_are_told_in_digits() -> None:
+    spent = (Spending(name="worker_hours", used=5.91e-7, limit=0.5), Spending(name="cost", used=0.0012, limit=2.0))
+    screen = _Screen(is_terminal=True)
+    with screen.reporter.stage("search"):
+        screen.reporter.study(StudyView(spent=spent))
+    assert "0.000 of 0.5 worker-hours · cost 0.00 of 2" in "\n".join(screen.lines)
+
+
+def test_a_study_that_has_ended_is_told_by_its_best_and_not_by_its_last_trial() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("search"):
+        screen.reporter.study(VIEW)
+        screen.reporter.report(3, {"accuracy": 0.1, "loss": 2.0})
+    assert "4 complete, 2 running · 5 on the front" in screen.lines[-1]
+    assert "best accuracy 0.9712 (#7) · size_bytes 41,200 (#3)" in screen.lines[-1]
+    assert "loss" not in screen.lines[-1]
+
+
+def test_beside_the_bar_of_a_study_stands_nothing_that_stands_below_it() -> None:
+    screen = _Screen(is_terminal=True)
+    with screen.reporter.stage("search"):
+        screen.reporter.progress(1, 4, "1 running, best accuracy 0.5")
+        screen.reporter.study(VIEW)
+    assert "1 running" not in screen.lines[-1]
 
 
 def test_more_running_trials_than_there_is_room_for_are_counted() -> None:
@@ -254,7 +280,7 @@ def test_a_log_gets_a_study_in_one_line_every_few_seconds() -> None:
             screen.reporter.progress(done, 16, "a note")
             screen.reporter.study(VIEW)
             screen.clock.advance(1.0)
-    lines = [line for line in screen.lines if "best accuracy" in line]
+    lines = [line for line in screen.lines if "best accuracy" in line and "runs #" in line]
     assert len(lines) == 2
     assert lines[0].startswith(
         "  search      31% 4 complete, 2 running · 5 on the front · hypervolume 0.631; runs #12 trains 2/3, #14 measures 0/1; best accuracy"

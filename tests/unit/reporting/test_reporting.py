@@ -6,13 +6,14 @@ import pytest
 from rich.console import Console, RenderableType
 
 from foundry_ray.errors import ConfigError
-from foundry_ray.reporting import page, studies, tables, units
+from foundry_ray.reporting import figures, lists, page, studies, tables, units
 from foundry_ray.reporting.leaderboard import columns, leaderboard, why_ended
 from foundry_ray.search.importance import importances_of
 from foundry_ray.search.overview import overview
+from foundry_ray.starting import pipeline_schema
 from foundry_ray.testing import samples
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import StudyResult
+from foundry_ray.types import Objective, StudyResult
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,19 @@ def test_each_trial_says_why_it_was_not_trained_to_the_end(study: StudyResult) -
     ]
 
 
+def test_a_narrow_screen_breaks_why_a_trial_ended_and_no_number(study: StudyResult) -> None:
+    text = _text(tables.trials_table(study, study.trials[:6], ("momentum", "lr")), width=100)
+    assert "accuracy  latency_p50      size  momentum" in text
+    assert "num_params is 102400, wanted <= 90000" in " ".join(text.split())
+
+
+def test_as_many_parameters_are_shown_as_a_line_has_room_for() -> None:
+    names = ("depth", "distil_alpha", "distil_temperature", "width", "prune_ratio")
+    trials = tuple(replace(samples.trial(number, 0.9, 0.1), params=dict.fromkeys(names, number)) for number in range(2))
+    assert columns(trials, ()) == ("depth", "distil_alpha", "width")
+    assert columns(trials, ("a_parameter_with_a_name_that_is_longer_than_all_room", "distil_temperature")) == ("distil_temperature",)
+
+
 def test_the_columns_are_those_that_matter_else_those_that_differ() -> None:
     trials = (replace(samples.trial(0, 0.9, 0.1), params={"a": 1, "b": 2, "c": 3}), replace(samples.trial(1, 0.9, 0.1), params={"a": 1, "b": 3}))
     assert columns(trials, ("c", "gone")) == ("c",)
@@ -117,6 +131,12 @@ def test_the_hypervolume_is_told_at_a_few_moments_each_once(store: MemoryStore, 
     assert (len(rows), len(set(rows)), rows[-1]) == (num_rows, num_rows, str(num_trials))
 
 
+def test_a_policy_that_no_trial_keeps_says_which_comes_nearest(store: MemoryStore) -> None:
+    found = overview(samples.searched_record(40), store)
+    missed = replace(found, alternatives=(replace(found.alternatives[0], warning="trial 3 comes nearest."),))
+    assert re.search(r"most accurate.* !\n! trial 3 comes nearest\.", _text(studies.study_summary(missed), width=160))
+
+
 def test_a_study_of_few_trials_says_that_nothing_can_be_said(store: MemoryStore) -> None:
     record = samples.record()
     assert "nothing can be said: 3 trials compare, wanted 10 or more" in _text(studies.importance_table(overview(record, store).importances))
@@ -147,6 +167,14 @@ def test_the_page_of_a_study_draws_what_the_work_gained_and_what_mattered(store:
     assert html.count("<svg") == 6
 
 
+def test_the_page_shows_accuracy_against_the_costs_that_the_study_had() -> None:
+    study = samples.searched(12)
+    assert figures.costs(study) == ("latency_p50_ms", "size_bytes")
+    small = replace(study, objectives=(Objective(metric="accuracy", mode="max"), Objective(metric="num_params", mode="min")))
+    assert figures.costs(small) == ("num_params",)
+    assert "accuracy and parameters" in figures.front(small, "num_params")
+
+
 def test_the_page_of_an_unfinished_run_shows_what_there_is() -> None:
     html = page.render(replace(samples.record(), stages=()))
     assert "<svg" not in html
@@ -156,3 +184,10 @@ def test_the_page_of_an_unfinished_run_shows_what_there_is() -> None:
 def test_a_page_that_cannot_be_written_is_a_readable_error(store: MemoryStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no/r\.html cannot be written: No such file or directory"):
         page.write(store, samples.record(), tmp_path / "no" / "r.html")
+
+
+def test_the_schema_says_the_range_that_an_error_sends_to_it_for() -> None:
+    text = _text(lists.schema_table(pipeline_schema()), width=400)
+    assert re.search(r"search\.budget\.trials +integer >= 1, <= 1_000_000 ", text)
+    assert re.search(r"search\.budget\.cost +number > 0 \| null ", text)
+    assert re.search(r"teacher\.train\.momentum +number >= 0, < 1 ", text)
