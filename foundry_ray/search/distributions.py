@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _WIDE = 50.0
 """A range of positive numbers whose ends differ by this factor is taken for a logarithmic one, where nothing says so."""
+_OFF_STEP = 1e-8
+"""In steps: what is farther from one, Optuna takes for a value of another range."""
 
 
 def distributions(trials: Sequence[Trial], space: SearchSpace | None) -> dict[str, BaseDistribution]:
@@ -56,8 +58,11 @@ def _distribution(param: Param | None, seen: Sequence[Scalar]) -> BaseDistributi
 def _could_be(param: Param, value: Scalar) -> bool:
     if param.kind == "categorical":
         return value in param.choices
+    if isinstance(value, (bool, str)) or (param.kind == "int" and not isinstance(value, int)):
+        return False
     low, high = limits(param)
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    num_steps = (value - low) / param.step if param.step else 0.0
+    return low <= value <= high and abs(num_steps - round(num_steps)) < _OFF_STEP
 
 
 def _told_from(seen: Sequence[Scalar]) -> BaseDistribution:

@@ -115,6 +115,15 @@ def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_values_between_the_steps_of_a_range_are_told_as_values(study: StudyResult, tmp_path: Path) -> None:
+    params = [replace(one, step={"width": 5.0, "momentum": 0.1}.get(one.name, one.step)) for one in samples.SPACE.params]
+    reporter = RecordingReporter()
+    exported = _export(study, f"sqlite:///{tmp_path}/study.db", reporter, space=replace(samples.SPACE, params=tuple(params)))
+    ranges = _open(exported).trials[0].distributions
+    assert ranges["width"] == optuna.distributions.IntDistribution(8, 32)
+    assert "told from its trials" in reporter.warnings[0]
+
+
 @pytest.mark.parametrize("target", ["study.db", "mysql://host/db", "sqlite:///", "journal:", ""])
 def test_another_target_is_refused_with_the_forms_there_are(study: StudyResult, target: str) -> None:
     with pytest.raises(ConfigError, match="wanted sqlite:///FILE or journal:FILE"):
