@@ -1,11 +1,13 @@
 """Which checkpoints of a study somebody can still need. Pure: it is told what happens, and answers with what may go.
 
 A trial needs its last one, from which it goes on, or its student is finished: members of the front are trials, so theirs stay. Where trials take
-over weights (PBT), a donor's stay for as long as a member has not passed their rung. What a failed trial had is needed by nobody.
+over weights (PBT), a donor's stay for as long as a member has not passed their rung, also when the donor failed after it. Else, what a failed trial had
+is needed by nobody.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -27,6 +29,7 @@ class Checkpoints:
         self._have_takers = have_takers
         self._held: dict[int, dict[int, str]] = {}
         self._users: Counter[str] = Counter()
+        self._failed: set[int] = set()
         self._stands: dict[int, int] = {}  # who may still take over weights, and the last rung that it has passed
 
     def saw(self, event: Event, record: TrialRecord) -> list[str]:
@@ -41,7 +44,7 @@ class Checkpoints:
             freed = []
         self._stand(record)
         if trial.state is TrialState.FAILED:
-            return freed + self._release(number, list(held))
+            self._failed.add(number)
         return freed + self._superseded([number] if not self._have_takers else list(self._held), event)
 
     def unneeded(self, keys: Iterable[str]) -> list[str]:
@@ -61,8 +64,8 @@ class Checkpoints:
         freed = []
         for number in numbers:
             held = self._held[number]
-            last = max(held, default=0)
-            freed += self._release(number, [rung for rung in held if rung < last and (floor is None or rung < floor)])
+            kept = max(held, default=0) if number not in self._failed else math.inf
+            freed += self._release(number, [rung for rung in held if rung < kept and (floor is None or rung < floor)])
         return freed
 
     def _release(self, number: int, rungs: Iterable[int]) -> list[str]:

@@ -87,3 +87,25 @@ def test_a_population_that_extends_another_study_leaves_no_checkpoint_behind() -
     trials = study.run()
     assert any(trial.state is TrialState.WAITING for trial in trials[:6])
     assert _kept(store) == {trial.checkpoint for trial in trials[6:]}
+
+
+def test_a_donor_that_failed_keeps_its_checkpoint_for_who_has_yet_to_take_it_over() -> None:
+    store, study = _study(space=LR_ALONE, scheduler=SchedulerConfig(kind="pbt", population=2, quantile=0.5), num_trials=2, sampler="random", seed=1)
+    for _ in range(2):
+        job = study.coordinator.next_job()
+        assert job is not None
+        events = study.runner(job)
+        while study.coordinator.observe(next(events)):
+            pass
+    donor = study.coordinator.next_job()
+    assert donor is not None
+    study.coordinator.observe(Event(kind="failed", number=donor.number, error="ValueError: bad"))
+    taker = study.coordinator.next_job()
+    assert taker is not None
+    study.coordinator.close()
+    assert (donor.number, study.state.records[taker.number].donors) == (0, (0,))
+    assert taker.checkpoint in _kept(store)
+    study = _study(store, space=LR_ALONE, scheduler=study.rules.scheduler, num_trials=2, sampler="random", seed=1, driver="driver-2")[1]
+    assert taker.checkpoint in _kept(store)
+    trials = study.run()
+    assert _kept(store) == {trials[taker.number].checkpoint}
