@@ -23,6 +23,7 @@ from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.testing.trials import PARAMS, tiny_context, tiny_runner
 
 NUM_STEPS = 8  # of a trial of two epochs
+LEFT_OPEN: list[object] = []
 
 
 def bad_manners(groups: Iterable[Mapping[str, object]], *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -67,6 +68,9 @@ def break_torch() -> None:
     torch.set_float32_matmul_precision("medium")
     torch.set_autocast_enabled("cpu", True)
     torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: output * 2)
+    for block in (torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor * 2, lambda tensor: tensor), torch.inference_mode()):
+        block.__enter__()
+        LEFT_OPEN.append(block)
 
 
 def left_by(events: list[Event], store: MemoryStore) -> dict[str, object]:

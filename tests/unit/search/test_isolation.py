@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundry_ray.search.isolation import Isolation, isolated
 
@@ -45,6 +49,30 @@ def test_a_trial_after_hostile_ones_is_the_trial_of_a_new_process_bit_for_bit(tm
     assert (after["folder"], after["home"]) == (str(tmp_path), "HOME" in os.environ)
 
 
+_LEFT_OPEN: list[object] = []
+
+
+def _left_open(block: torch.inference_mode) -> None:
+    block.__enter__()
+    _LEFT_OPEN.append(block)
+
+
+class _SeesCalls(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        return func(*args, **(kwargs or {}))
+
+
+class _SeesKernels(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        return func(*args, **(kwargs or {}))
+
+
+def _switch_device_and_mode() -> None:
+    _SeesCalls().__enter__()
+    torch.set_default_device("meta")
+    _SeesCalls().__enter__()
+
+
 SWITCHED: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     "threads": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), torch.get_num_threads),
     "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
@@ -67,6 +95,27 @@ SWITCHED: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     "folder": (lambda: os.chdir("/"), Path.cwd),
     "numpy": (lambda: np.seterr(all="raise"), np.geterr),
     "garbage": (gc.disable, gc.isenabled),
+    "garbage thresholds": (lambda: gc.set_threshold(1, 1, 1), gc.get_threshold),
+    "inference": (lambda: _left_open(torch.inference_mode()), torch.is_inference_mode_enabled),
+    "saved tensors": (
+        lambda: torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor * 2, lambda tensor: tensor).__enter__(),
+        lambda: torch._C._autograd._top_saved_tensors_default_hooks(True),
+    ),
+    "function modes": (lambda: _SeesCalls().__enter__(), lambda: len(_get_current_function_mode_stack())),
+    "function modes over a device": (_switch_device_and_mode, lambda: (len(_get_current_function_mode_stack()), torch.empty(()).device)),
+    "dispatch modes": (lambda: _SeesKernels().__enter__(), torch._C._len_torch_dispatch_stack),
+    "backward threads": (lambda: torch.autograd.set_multithreading_enabled(False), torch._C._is_multithreading_enabled),
+    "int8 engine": (lambda: setattr(torch.backends.quantized, "engine", "qnnpack"), lambda: torch.backends.quantized.engine),
+    "nnpack": (lambda: torch.backends.nnpack.set_flags(False), torch._C._get_nnpack_enabled),
+    "fp16 accumulation": (
+        lambda: setattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", True),
+        lambda: torch.backends.cuda.matmul.allow_fp16_accumulation,
+    ),
+    "signals": (lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN), lambda: signal.getsignal(signal.SIGUSR1)),
+    "logging": (lambda: logging.disable(logging.CRITICAL), lambda: logging.root.manager.disable),
+    "log handlers": (lambda: logging.root.addHandler(logging.NullHandler()), lambda: list(logging.root.handlers)),
+    "recursion": (lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1), sys.getrecursionlimit),
+    "affinity": (lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}), lambda: os.sched_getaffinity(0)),
 }
 
 
@@ -94,6 +143,27 @@ def test_cast_weights_of_an_open_autocast_are_forgotten(before: Isolation) -> No
     before.begin(0)
     torch.autocast_increment_nesting()
     assert torch.autocast_decrement_nesting() == 0
+
+
+def test_a_timer_that_would_kill_a_later_trial_is_stopped(before: Isolation) -> None:
+    of_pytest = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        taken = Isolation.taken()
+        signal.setitimer(signal.ITIMER_REAL, 1000)
+        taken.begin(0)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *of_pytest)
+
+
+def test_what_is_open_from_before_stays_open(before: Isolation) -> None:
+    with _SeesCalls() as mode, torch.device("meta"):
+        taken = Isolation.taken()
+        _SeesCalls().__enter__()
+        taken.begin(0)
+        assert _get_current_function_mode_stack()[0] is mode
+        assert torch.empty(()).device.type == "meta"
+        assert len(_get_current_function_mode_stack()) == 2
 
 
 def _drawn() -> tuple[float, float, float]:
