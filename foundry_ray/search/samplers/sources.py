@@ -100,7 +100,7 @@ class Model:
     """TPE, BOHB's rule, or a Gaussian process, fitted to the trials at one rung.
 
     BOHB (arXiv 1807.01774, algorithm 2) is TPE over all parameters at once, at the highest rung with enough results; a third of its proposals,
-    rho in the paper, is drawn evenly, so that no region is given up for good.
+    rho in the paper, is drawn evenly, so that no region is given up for good. The densities and how trials are split between them are Optuna's.
     """
 
     avoids_tried = True
