@@ -13,6 +13,6 @@ from foundry_ray.search.pool.worker import Environment
 def execute(coordinator: Coordinator, environment: Environment, *, context: Context, trial: TrialConfig | None = None) -> None:
     """Until nothing is left to do; with what a trial reserves by default, or this."""
     session = context.session
-    executor = PoolExecutor(environment, trial or TrialConfig(), resources=session.resources, clock=SystemClock(), reporter=context.reporter)
+    executor = PoolExecutor(environment, trial or TrialConfig(), nodes=session.nodes, clock=SystemClock(), reporter=context.reporter)
     executor.run(coordinator)
     coordinator.close()

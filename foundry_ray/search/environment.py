@@ -14,7 +14,6 @@ from foundry_ray.search import constraints
 from foundry_ray.search.pool.slots import Slots
 from foundry_ray.search.targets import trial_seed
 from foundry_ray.search.trial import TrialContext, TrialRunner
-from foundry_ray.training.scratch import Scratch
 from foundry_ray.types import DatasetRef, ModelArtifact, SearchSpace
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class StudyEnvironment:
         slots: What a trial reserves.
         room_bytes: Memory of the node for one worker of a trial; None where nobody says.
         meter: Measures on other hardware; None where each worker measures in itself.
-        scratch: Where groups of workers keep what they insist on writing.
+        gang: Starts the workers of trials that several train.
     """
 
     shared: TrialContext
@@ -62,7 +61,7 @@ class StudyEnvironment:
     slots: Slots
     room_bytes: int | None
     meter: LatencyMeter | None
-    scratch: Scratch
+    gang: Gang | None
 
     def runner(self, reporter: Reporter) -> TrialRunner:
         """See `pool.worker.Environment`."""
@@ -87,25 +86,19 @@ class StudyEnvironment:
             between_steps=pause,
             device=device,
             room_bytes=self._room_bytes(device),
-            gang=self._gang(),
+            gang=self.gang,
         )
 
     def _room_bytes(self, device: str) -> int | None:
         """For a trial's tensors: without what a process holds anyway. Nobody says what there is on the GPUs of other workers."""
         from foundry_ray.search import memory
+        from foundry_ray.search.pool.worker import own_bytes
 
         if device.startswith("cuda"):
             return memory.gpu_room_bytes(device, self.slots.gpus) - self.shared.num_bytes
         if self.room_bytes is None or "GPU" in self.slots.per_worker:
             return None
-        return self.room_bytes - memory.own_bytes()
-
-    def _gang(self) -> Gang | None:
-        if self.slots.num_workers == 1:
-            return None
-        from foundry_ray.search.pool.gang import RayGang
-
-        return RayGang(self.shared, self.slots, store=self.store, settings=self.settings, scratch=self.scratch)
+        return self.room_bytes - own_bytes()
 
 
 def local_meter(store: ArtifactStore, latency: LatencyConfig, *, settings: Settings, clock: Clock) -> RuntimeLatencyMeter:

@@ -93,14 +93,6 @@ def gpu_room_bytes(device: str, share: float) -> int:
     return room_bytes
 
 
-def own_bytes() -> int:
-    """What this process holds already, without what it shares with others."""
-    import psutil
-
-    held = psutil.Process().memory_info()
-    return int(held.rss - getattr(held, "shared", 0))
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this says that the device or the process had no memory left."""
     text = f"{type(error).__name__}: {error}"

@@ -93,9 +93,11 @@ def finish_trial(context: StudyContext, trial: Trial, *, stage_key: str, clock: 
 
 def _execute(coordinator: Coordinator, context: StudyContext, *, prefix: str, clock: Clock, reporter: Reporter, session: Session) -> None:
     from foundry_ray.search.pool.executor import PoolExecutor
+    from foundry_ray.search.pool.slots import as_planned
 
     environment = _environment(context, coordinator.rules.space, prefix=prefix, clock=clock, reporter=reporter, session=session)
-    executor = PoolExecutor(environment, context.search.trial, resources=session.resources, clock=clock, reporter=reporter)
+    trial = as_planned(context.search.trial, environment.slots)
+    executor = PoolExecutor(environment, trial, nodes=session.nodes, clock=clock, reporter=reporter)
     try:
         executor.run(coordinator)
     finally:
@@ -106,24 +108,27 @@ def _execute(coordinator: Coordinator, context: StudyContext, *, prefix: str, cl
 
 def _environment(context: StudyContext, space: SearchSpace, *, prefix: str, clock: Clock, reporter: Reporter, session: Session) -> StudyEnvironment:
     """What workers need. Raises ResourcesUnavailable where no trial fits, or no node measures."""
+    from foundry_ray.search.pool.gang import RayGang
     from foundry_ray.search.pool.measuring import open_remote_meter
-    from foundry_ray.search.pool.slots import plan_slots
+    from foundry_ray.search.pool.slots import plan_on_nodes
     from foundry_ray.training.scratch import scratch_for
 
-    search, store, settings, resources = context.search, context.store, context.settings, session.resources()
-    slots = plan_slots(resources, search.trial)  # first: what does not fit needs no logits
+    search, store, settings, resources, nodes = context.search, context.store, context.settings, session.resources(), [*session.nodes().values()]
+    slots = plan_on_nodes(nodes, search.trial)  # first: what does not fit needs no logits
     meter = None
     if search.latency.device:
         meter = open_remote_meter(local_meter(store, search.latency, settings=settings, clock=clock), search.latency, resources)
+    shared = shared_context(context, space, _logits(context, space, resources, reporter, session), prefix=prefix)
+    scratch = scratch_for(store, settings.home, is_here=session.is_here())
     return StudyEnvironment(
-        shared=shared_context(context, space, _logits(context, space, resources, reporter, session), prefix=prefix),
+        shared=shared,
         store=store,
         settings=settings,
         latency=search.latency,
         slots=slots,
-        room_bytes=slot_bytes(session.nodes().values(), search.trial.cpus),
+        room_bytes=slot_bytes(nodes, search.trial.cpus),
         meter=meter,
-        scratch=scratch_for(store, settings.home, is_here=session.is_here()),
+        gang=None if slots.num_workers == 1 else RayGang(shared, slots, store=store, settings=settings, scratch=scratch),
     )
 
 

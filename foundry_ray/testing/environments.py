@@ -28,7 +28,7 @@ class SyntheticEnvironment:
         victim: The trial that something happens to after its first event, once.
         fate: What: its process dies (kill -9), says nothing any more, or meets an error of the user's.
         growth_bytes: What each job leaves behind in its process.
-        cannot_start: No process comes up.
+        max_processes: All that come up; those after them break.
     """
 
     folder: Path
@@ -36,11 +36,11 @@ class SyntheticEnvironment:
     victim: int = -1
     fate: Fate = "dies"
     growth_bytes: int = 0
-    cannot_start: bool = False
+    max_processes: int | None = None
 
     def runner(self, reporter: Reporter) -> SyntheticWorker:
         """See `pool.worker.Environment`."""
-        if self.cannot_start:
+        if self.max_processes is not None and self.num_processes() >= self.max_processes:
             raise ValueError("this environment is broken")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"process-{os.getpid()}").touch()

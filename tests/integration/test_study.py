@@ -17,6 +17,7 @@ from foundry_ray.clock import SystemClock
 from foundry_ray.config import (
     BudgetConfig,
     DataConfig,
+    LatencyConfig,
     ModelConfig,
     SchedulerConfig,
     SearchConfig,
@@ -28,12 +29,17 @@ from foundry_ray.config import (
 from foundry_ray.data.preparing import prepare_raw
 from foundry_ray.errors import Conflict, SearchError
 from foundry_ray.protocols import RawData
+from foundry_ray.search.environment import StudyEnvironment
 from foundry_ray.search.pool.executor import PoolExecutor
+from foundry_ray.search.pool.gang import RayGang
+from foundry_ray.search.pool.slots import plan_slots
 from foundry_ray.search.study import StudyContext, finish_trial, run_study
 from foundry_ray.testing.environments import SyntheticEnvironment
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.search import SyntheticStudy
 from foundry_ray.testing.stores import MemoryStore
+from foundry_ray.testing.trials import tiny_context
+from foundry_ray.training.scratch import scratch_for
 from foundry_ray.types import CompressionRecipe, ImageSchema, ModelArtifact, TrialState
 
 if TYPE_CHECKING:
@@ -45,10 +51,10 @@ def _execute(
     environment: SyntheticEnvironment,
     reporter: RecordingReporter,
     *,
-    resources: Callable[[], Mapping[str, float]] = lambda: {"CPU": 2.0},
+    nodes: Callable[[], Mapping[str, Mapping[str, float]]] = lambda: {"here": {"CPU": 2.0}},
     **trial: float,
 ) -> None:
-    executor = PoolExecutor(environment, TrialConfig.model_validate(trial), resources=resources, clock=SystemClock(), reporter=reporter)
+    executor = PoolExecutor(environment, TrialConfig.model_validate(trial), nodes=nodes, clock=SystemClock(), reporter=reporter)
     executor.run(study.coordinator)
     study.coordinator.close()
 
@@ -94,7 +100,7 @@ def test_a_process_that_says_nothing_is_given_up_and_its_trial_is_not(tmp_path: 
 def test_an_error_of_the_users_fails_the_trial_and_not_its_process(tmp_path: Path, reporter: RecordingReporter) -> None:
     study = SyntheticStudy(MemoryStore(), num_trials=4)
     environment = SyntheticEnvironment(folder=tmp_path, victim=1, fate="errs")
-    _execute(study, environment, reporter, resources=lambda: {"CPU": 1.0})
+    _execute(study, environment, reporter, nodes=lambda: {"here": {"CPU": 1.0}})
     failed = study.state.trials()[1]
     assert (failed.state, failed.error, failed.num_failures) == (TrialState.FAILED, "ValueError: the user's optimizer is broken", 0)
     assert study.state.counts[TrialState.COMPLETE] == 3
@@ -104,7 +110,7 @@ def test_an_error_of_the_users_fails_the_trial_and_not_its_process(tmp_path: Pat
 @pytest.mark.usefixtures("ray_session")
 def test_processes_are_replaced_after_so_many_trials(tmp_path: Path, reporter: RecordingReporter) -> None:
     study, environment = SyntheticStudy(MemoryStore(), num_trials=6, kind="none"), SyntheticEnvironment(folder=tmp_path)
-    _execute(study, environment, reporter, resources=lambda: {"CPU": 1.0}, recycle_after=2)
+    _execute(study, environment, reporter, nodes=lambda: {"here": {"CPU": 1.0}}, recycle_after=2)
     _assert_whole(study, 6)
     assert environment.num_processes() == 3
     assert not reporter.warnings
@@ -114,7 +120,7 @@ def test_processes_are_replaced_after_so_many_trials(tmp_path: Path, reporter: R
 def test_a_process_that_grows_is_replaced(tmp_path: Path, reporter: RecordingReporter) -> None:
     study = SyntheticStudy(MemoryStore(), num_trials=6, kind="none")
     environment = SyntheticEnvironment(folder=tmp_path, growth_bytes=60_000_000)
-    _execute(study, environment, reporter, resources=lambda: {"CPU": 1.0}, max_growth_mb=100.0)
+    _execute(study, environment, reporter, nodes=lambda: {"here": {"CPU": 1.0}}, max_growth_mb=100.0)
     _assert_whole(study, 6)
     assert environment.num_processes() == 2, "replaced when the third job of three had left its 60 MB beside those of the second"
 
@@ -124,7 +130,8 @@ def test_a_node_that_comes_is_used(tmp_path: Path, reporter: RecordingReporter) 
     study, environment = SyntheticStudy(MemoryStore(), num_trials=40), SyntheticEnvironment(folder=tmp_path, event_s=0.2)
     clock = SystemClock()
     since_s = clock.monotonic_s()
-    _execute(study, environment, reporter, resources=lambda: {"CPU": 1.0 if clock.monotonic_s() < since_s + 1 else 2.0})
+    names = ("first", "late")
+    _execute(study, environment, reporter, nodes=lambda: {name: {"CPU": 1.0} for name in names[: 1 if clock.monotonic_s() < since_s + 1 else 2]})
     _assert_whole(study, 40)
     assert environment.num_processes() == 2
 
@@ -133,7 +140,38 @@ def test_a_node_that_comes_is_used(tmp_path: Path, reporter: RecordingReporter) 
 def test_processes_that_cannot_start_end_the_study_with_their_reason(tmp_path: Path, reporter: RecordingReporter) -> None:
     study = SyntheticStudy(MemoryStore(), num_trials=2)
     with pytest.raises(SearchError, match=r"3 worker processes in a row could not start, the last with: .*this environment is broken"):
-        _execute(study, SyntheticEnvironment(folder=tmp_path, cannot_start=True), reporter)
+        _execute(study, SyntheticEnvironment(folder=tmp_path, max_processes=0), reporter)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_processes_that_cannot_start_beside_one_that_works_are_told_and_end_no_study(tmp_path: Path, reporter: RecordingReporter) -> None:
+    study = SyntheticStudy(MemoryStore(), num_trials=16)
+    environment = SyntheticEnvironment(folder=tmp_path, max_processes=1, event_s=0.2)
+    _execute(study, environment, reporter)
+    _assert_whole(study, 16)
+    assert ["could not start" in warning for warning in reporter.warnings] == [True] * 3
+    assert "The study goes on with the 1 it has, and tries again in 60 s." in reporter.warnings[-1]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_trials_of_many_share_is_put_into_the_object_store_once(settings: Settings, tmp_path: Path, ray_session: object) -> None:
+    import ray
+
+    shared, slots = tiny_context(), plan_slots({"CPU": 2.0}, TrialConfig(workers=2))
+    store, scratch = MemoryStore(), scratch_for(MemoryStore(), tmp_path, is_here=True)
+    environment = StudyEnvironment(
+        shared=shared,
+        store=store,
+        settings=settings,
+        latency=LatencyConfig(),
+        slots=slots,
+        room_bytes=None,
+        meter=None,
+        gang=RayGang(shared, slots, store=store, settings=settings, scratch=scratch),
+    )
+    arrived = [ray.get(ray.put(environment)) for _ in range(2)]
+    assert len({one.gang._context for one in arrived}) == 1
+    assert np.array_equal(ray.get(arrived[0].gang._context).train.inputs_N, shared.train.inputs_N)
 
 
 @pytest.mark.usefixtures("ray_session")

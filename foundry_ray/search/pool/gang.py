@@ -12,6 +12,7 @@ from foundry_ray.config import Settings
 from foundry_ray.errors import FoundryError
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.search.pool.slots import Slots
+from foundry_ray.search.pool.worker import Warnings
 from foundry_ray.training.failures import RankCrashed, RankFailure
 from foundry_ray.training.group import Group, device_of_worker, run_workers
 from foundry_ray.training.scratch import Scratch
@@ -33,10 +34,10 @@ class _Work:
 
 
 class RayGang:
-    """Starts groups on the connected cluster.
+    """Starts groups on the connected cluster. Made once, by the driver, and pickled: what the trials share goes into Ray's object store once.
 
     Args:
-        context: What the trials share; it goes into Ray's object store once.
+        context: What the trials share.
         slots: What a trial reserves.
         scratch: Where Ray Train keeps what it insists on writing.
     """
@@ -61,6 +62,21 @@ class RayGang:
         return run_workers(_worker, work, group, self._scratch)
 
 
+class _StoreWarnings(Warnings):
+    """The reporter of a worker of a group: its warnings go the way that its epochs go."""
+
+    def __init__(self, store: ArtifactStore, stretch: Stretch) -> None:
+        super().__init__()
+        self._store = store
+        self._stretch = stretch
+
+    def warn(self, message: str) -> None:
+        """Leave a message for whoever started the group."""
+        from foundry_ray.search.trial.gang import tell_warning
+
+        tell_warning(self._store, self._stretch, message)
+
+
 def _worker(config: dict[str, _Work]) -> None:
     """The border of a Ray Train worker: foundry's errors pass, all others become text that survives the journey."""
     try:
@@ -74,7 +90,6 @@ def _worker(config: dict[str, _Work]) -> None:
 def _train(work: _Work) -> None:
     from foundry_ray.clock import SystemClock
     from foundry_ray.evaluation.quiet import QuietGate
-    from foundry_ray.search.pool.worker import Warnings
     from foundry_ray.search.trial.context import Phases, Place
     from foundry_ray.search.trial.rank import train_stretch
     from foundry_ray.search.trial.training import Arrays
@@ -91,7 +106,7 @@ def _train(work: _Work) -> None:
         arrays=Arrays(context),
         store=work.store,
         clock=clock,
-        reporter=Warnings(),
+        reporter=_StoreWarnings(work.store, work.stretch),
         device=device_of_worker(use_gpu=work.use_gpu),
         between_steps=pause,
         room_bytes=None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,15 +36,17 @@ class Answer:
     """What a call to a worker brings back.
 
     Attributes:
-        event: What happened; None for the greeting.
+        event: What happened; None for the greeting, and where the process cannot go on.
+        error: Why it cannot; empty where it can.
         warnings: Since the last call.
-        rss_bytes: Memory of the process.
+        own_bytes: Memory of the process, without what it shares with others.
         fingerprint: Of the device on which latency is measured.
     """
 
     event: Event | None
+    error: str = ""
     warnings: tuple[str, ...]
-    rss_bytes: int
+    own_bytes: int
     fingerprint: str
 
 
@@ -57,13 +58,10 @@ class Worker:
     """
 
     def __init__(self, environment: Environment) -> None:
-        import psutil
-
         self._told = Warnings()
         self._runner = environment.runner(self._told)
         self._events: Iterator[Event] = iter(())
         self._number = -1
-        self._process = psutil.Process(os.getpid())
 
     def greet(self) -> Answer:
         """It is set up."""
@@ -73,23 +71,28 @@ class Worker:
         """The next event: of a new job, or of the one that it is at."""
         if job is not None:
             self._number, self._events = job.number, self._runner(job)
-        return self._answer(self._next())
-
-    def _next(self) -> Event:
-        """The border of the process. What user code raises and would raise again ends the trial; all else ends the process, and is tried again."""
         try:
-            return next(self._events)
-        except FoundryError:
-            raise
-        except Exception:
-            text = traceback.format_exc()
-            if not is_own_bug(text):
-                raise
-            return Event(kind="failed", number=self._number, error=last_line(text))
+            return self._answer(next(self._events))
+        except Exception as error:
+            return self._failed(error)
 
-    def _answer(self, event: Event | None) -> Answer:
-        rss_bytes = self._process.memory_info().rss
-        return Answer(event=event, warnings=self._told.take(), rss_bytes=rss_bytes, fingerprint=self._runner.fingerprint)
+    def _failed(self, error: Exception) -> Answer:
+        """The border of the process. What user code raises and would raise again ends the trial; all else ends the process, and is tried again."""
+        text = traceback.format_exc()
+        if isinstance(error, FoundryError) or not is_own_bug(text):
+            return self._answer(None, error=last_line(text))
+        return self._answer(Event(kind="failed", number=self._number, error=last_line(text)))
+
+    def _answer(self, event: Event | None, *, error: str = "") -> Answer:
+        return Answer(event=event, error=error, warnings=self._told.take(), own_bytes=own_bytes(), fingerprint=self._runner.fingerprint)
+
+
+def own_bytes() -> int:
+    """What this process holds without what it shares with others: rows in Ray's object store count for it as soon as it has looked at them."""
+    import psutil
+
+    held = psutil.Process().memory_info()
+    return int(held.rss - getattr(held, "shared", 0))
 
 
 class Warnings:

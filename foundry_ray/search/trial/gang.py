@@ -19,11 +19,12 @@ from foundry_ray.protocols import ArtifactStore
 from foundry_ray.search.trial.context import Place
 from foundry_ray.search.trial.students import Student
 from foundry_ray.search.trial.training import NO_ROOM, Training, Work, epoch_of
-from foundry_ray.training.failures import RankFailure, culprit_of, last_line
+from foundry_ray.training.failures import FailureKind, RankFailure, culprit_of, last_line
 from foundry_ray.training.shape import Shape, halved
-from foundry_ray.types import FORMAT_VERSION, Scalar, from_json, to_json
+from foundry_ray.types import FORMAT_VERSION, Scalar, canonical_sha256, from_json, to_json
 
 _LOOK_EVERY_S = 0.5
+_WARNING = "warning-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Told:
 
 
 class Gang(Protocol):
-    """Whoever can start a group of workers."""
+    """Whoever can start a group of workers. It is pickled, once for all processes of a study."""
 
     @property
     def num_workers(self) -> int:
@@ -72,6 +73,11 @@ class Gang(Protocol):
 def tell(store: ArtifactStore, stretch: Stretch, told: Told) -> None:
     """Leave word of an epoch for whoever started the group. Raises StoreError."""
     put_json(store, f"{stretch.told}/{int(told.row['epoch']):06d}.json", to_json(told))
+
+
+def tell_warning(store: ArtifactStore, stretch: Stretch, message: str) -> None:
+    """Leave a warning for whoever started the group; what all ranks say is said once. Raises StoreError."""
+    put_json(store, f"{stretch.told}/{_WARNING}{canonical_sha256(message)[:16]}.json", message)
 
 
 class GangTraining:
@@ -90,6 +96,7 @@ class GangTraining:
         self._shape = work.shape
         self._checkpoint = work.checkpoint
         self._rows: dict[int, Mapping[str, float]] = {}
+        self._waits = False
 
     def rows(self, *, after: int) -> list[Mapping[str, float]]:
         """Its metrics in the epochs after this one, as far as they were trained here. What int8 costs shows at the last one before a rung."""
@@ -148,12 +155,18 @@ class GangTraining:
     def _hear(self, stretch: Stretch) -> None:
         store = self._place.store
         for info in list(store.list(f"{stretch.told}/")):
-            told = from_json(Told, get_json(store, info.key), what=info.key)
-            epoch = int(told.row["epoch"])
-            self._rows[epoch] = told.row
-            self.epoch = max(self.epoch, epoch)
-            self._checkpoint = told.checkpoint or self._checkpoint
+            document = get_json(store, info.key)
+            if info.key.startswith(f"{stretch.told}/{_WARNING}"):
+                self._place.reporter.warn(f"{self._work.name}: {document}")
+            else:
+                self._heard(from_json(Told, document, what=info.key))
             store.delete(info.key)
+
+    def _heard(self, told: Told) -> None:
+        epoch = int(told.row["epoch"])
+        self._rows[epoch] = told.row
+        self.epoch = max(self.epoch, epoch)
+        self._checkpoint = told.checkpoint or self._checkpoint
 
     def _judge_as_shipped(self) -> None:
         """The last epoch again, in int8: a group has the weights in pieces, and judges them in fp32."""
@@ -165,11 +178,14 @@ class GangTraining:
         self._place.store.delete(before)
 
     def _again(self, failed: tuple[RankFailure, ...]) -> None:
-        """Smaller passes, where it was memory; the end of this process's part in all other cases."""
+        """Smaller passes, where it was memory; once more, where there was no room; the end of this process's part in all other cases."""
         refused = next((one.error for one in failed if one.error is not None and not one.error.retryable), None)
         if refused is not None:
             raise refused
         full = next((one for one in failed if one.is_out_of_memory), None)
+        if full is None and all(_has_no_room(one) for one in failed):
+            self._say_waiting(failed[0])
+            return
         if full is None:
             raise _lost(self._work.name, failed)
         smaller = halved(self._shape)
@@ -178,6 +194,16 @@ class GangTraining:
             raise ResourcesUnavailable(message, hint=NO_ROOM)
         self._place.reporter.warn(f"{self._work.name} was out of memory with {self._shape}; it goes on with {smaller}.")
         self._shape = smaller
+
+    def _say_waiting(self, failed: RankFailure) -> None:
+        """Others have the room now, and that is no failure of this trial's; the driver's patience with silence ends it."""
+        if not self._waits:
+            self._place.reporter.warn(f"{self._work.name} waits for room for its {self._gang.num_workers} workers: {last_line(failed.text)}")
+        self._waits = True
+
+
+def _has_no_room(failed: RankFailure) -> bool:
+    return failed.kind is FailureKind.NOT_STARTED and "Timeout" in failed.text
 
 
 def _lost(name: str, failed: tuple[RankFailure, ...]) -> FoundryError:

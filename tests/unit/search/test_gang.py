@@ -13,7 +13,7 @@ from foundry_ray.errors import Diverged, WorkerGroupFailed
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.trial import TrialContext, TrialRunner
 from foundry_ray.search.trial.context import Phases, Place
-from foundry_ray.search.trial.gang import Stretch, Told, tell
+from foundry_ray.search.trial.gang import Stretch, Told, tell, tell_warning
 from foundry_ray.search.trial.rank import gathered, spread
 from foundry_ray.search.trial.students import Students
 from foundry_ray.search.trial.training import Arrays, Training, Work
@@ -37,8 +37,12 @@ class OneWorkerGang:
     failures: list[RankFailure] = field(default_factory=list)
     shapes: list[str] = field(default_factory=list)
     num_workers: int = 2
+    says: str = ""
 
     def train(self, stretch: Stretch) -> tuple[RankFailure, ...]:
+        if self.says:
+            tell_warning(self.store, stretch, self.says)
+            tell_warning(self.store, stretch, self.says)  # the other rank
         self.shapes.append(str(stretch.shape))
         if self.failures:
             return (self.failures.pop(0),)
@@ -127,6 +131,22 @@ def test_where_a_rank_dies_the_process_is_given_up_and_the_trial_is_not(trial_co
     dead = RankFailure(rank=1, kind=FailureKind.DIED, text="ActorDiedError: the worker died")
     with pytest.raises(WorkerGroupFailed, match="trial 0 lost a worker: rank 1 died: ActorDiedError"):
         list(_runner(OneWorkerGang(trial_context, memory_store, failures=[dead]))(_job()))
+
+
+def test_where_a_group_has_no_room_the_trial_waits_and_says_so_once(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    text = "Ray Train's controller: WorkerGroupStartupTimeoutError: The worker group startup timed out after 60 seconds."
+    no_room = RankFailure(rank=-1, kind=FailureKind.NOT_STARTED, text=text)
+    gang, reporter = OneWorkerGang(trial_context, memory_store, failures=[no_room] * 4), RecordingReporter()
+    events = list(_runner(gang, reporter)(_job(later=())))
+    assert [event.kind for event in events] == ["prepared", "epoch", "rung"]
+    assert reporter.warnings == [f"trial 0 waits for room for its 2 workers: {text}"]
+
+
+def test_what_ranks_warn_of_comes_out_once(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    reporter = RecordingReporter()
+    events = list(_runner(OneWorkerGang(trial_context, memory_store, says="it is cold"), reporter)(_job(later=())))
+    assert reporter.warnings == ["trial 0: it is cold"]
+    assert sorted(memory_store.objects) == [str(events[-1].checkpoint)]
 
 
 def test_a_loss_that_is_no_number_fails_a_trial_of_many(trial_context: TrialContext, memory_store: MemoryStore) -> None:
