@@ -17,7 +17,7 @@ from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.search import RecordedLatencyMeter
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.testing.trials import PARAMS, tiny_runner
-from foundry_ray.types import CompressionRecipe, Step, Trial
+from foundry_ray.types import CompressionRecipe, LatencyResult, Step, Trial
 
 STEPS = 4  # of an epoch
 
@@ -170,6 +170,43 @@ def test_a_student_that_is_smaller_and_not_faster_is_not_trained(trial_context: 
     assert event.excess > 0
     assert event.values["latency_p50_ms"] == 1.0
     assert not steps
+
+
+class _Shaky(RecordedLatencyMeter):
+    """All takes a millisecond; the first measurements are noisy, and the meter keeps none."""
+
+    def __init__(self, num_noisy: int) -> None:
+        super().__init__(lambda onnx: 1.0)
+        self._num_noisy = num_noisy
+
+    def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
+        result = super().measure(onnx, batch_size=batch_size)
+        return replace(result, is_noisy=self.num_measured <= self._num_noisy, ci_ms=(0.8, 1.2))
+
+
+@pytest.mark.parametrize(("num_noisy", "kinds"), [(0, ["dominated", "dominated"]), (1, ["prepared", "dominated"]), (2, ["prepared", "prepared"])])
+def test_nobody_is_dominated_by_noise_and_it_is_told(
+    trial_context: TrialContext, memory_store: MemoryStore, num_noisy: int, kinds: list[str]
+) -> None:
+    reporter = RecordingReporter()
+    context = replace(trial_context, objectives=("accuracy", "latency_p50_ms"))
+    runner = tiny_runner(context, memory_store, meter=_Shaky(num_noisy), reporter=reporter)
+    assert [next(runner(_job(number=number))).kind for number in range(2)] == kinds
+    assert len(reporter.warnings) == num_noisy
+    assert all("is noisy: its median lies in 0.800-1.200 ms although it was measured twice" in warning for warning in reporter.warnings)
+
+
+def test_a_teacher_whose_latency_was_noisy_is_measured_again(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    reporter = RecordingReporter()
+
+    class ShakyTeacher(_Shaky):
+        def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
+            return replace(super().measure(onnx, batch_size=batch_size), is_noisy=self.num_measured == 2)
+
+    context = replace(trial_context, objectives=("accuracy", "latency_p50_ms"))
+    runner = tiny_runner(context, memory_store, meter=ShakyTeacher(0), reporter=reporter)
+    assert [next(runner(_job(number=number))).kind for number in range(2)] == ["prepared", "dominated"]
+    assert "the latency of the teacher is noisy" in reporter.warnings[0]
 
 
 def test_where_latency_is_not_wanted_the_teacher_is_not_measured(trial_context: TrialContext, memory_store: MemoryStore) -> None:
