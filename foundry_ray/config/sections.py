@@ -223,6 +223,9 @@ class LimitsConfig(Section):
     lease_ttl_s: float = Field(15.0, gt=1, description="Silence after which another run takes over work in progress.", json_schema_extra=_EXECUTION)
     lease_wait_s: float = Field(7200.0, gt=0, description="Longest wait for another run's work.", json_schema_extra=_EXECUTION)
     connect_timeout_s: float = Field(60.0, gt=0, description="Longest wait for a cluster.", json_schema_extra=_EXECUTION)
+    head_silence_s: float = Field(
+        30.0, gt=0, le=30, description="Silence after which a cluster's head counts as gone; Ray gives up after 60 s.", json_schema_extra=_EXECUTION
+    )
     deploy_timeout_s: float = Field(120.0, gt=0, description="Longest wait for a healthy deployment.", json_schema_extra=_EXECUTION)
 
 
