@@ -1,8 +1,8 @@
 """Which checkpoints of a study somebody can still need. Pure: it is told what happens, and answers with what may go.
 
 A trial needs its last one, from which it goes on, or its student is finished: members of the front are trials, so theirs stay. Where trials take
-over weights (PBT), a donor's stay for as long as a member has not passed their rung, also when the donor failed after it. Else, what a failed trial had
-is needed by nobody.
+over weights (PBT), a donor's stay for as long as a member has not passed their rung, also when the donor failed after it. Else, what a failed trial
+had is needed by nobody.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Checkpoints:
         self._stand(record)
         if trial.state is TrialState.FAILED:
             self._failed.add(number)
+        else:
+            self._failed.discard(number)
         return freed + self._superseded([number] if not self._have_takers else list(self._held), event)
 
     def unneeded(self, keys: Iterable[str]) -> list[str]:

@@ -165,9 +165,14 @@ class Coordinator:
         return goes_on
 
     def died(self, number: int, error: str) -> None:
-        """The process of this trial's job is gone; it is tried again from its last rung, within the budget."""
+        """The process of this trial's job is gone; it is tried again from its last rung, within the budget.
+
+        That it is not is an event of its own: a later driver, which may have another budget, is to find what this one decided.
+        """
         self._in_flight.discard(number)
         self._happen(Event(kind="died", number=number, error=error))
+        if self.course.state.records[number].trial.num_failures > self.rules.max_failures:
+            self._happen(Event(kind="failed", number=number, error=error))
         self._take_up_again(number)
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ class Course:
 
     def __init__(self, rules: Rules, *, prefix: str) -> None:
         self.scheduler = make_scheduler(rules.scheduler, rules.space, seed=rules.seed)
-        self.state = StudyState(recipe_of=rules.recipe_of, levels=self.scheduler.levels, max_failures=rules.max_failures)
+        self.state = StudyState(recipe_of=rules.recipe_of, levels=self.scheduler.levels)
         self.ledger = Ledger()
         self.checkpoints = Checkpoints(prefix, have_takers=rules.scheduler.kind == "pbt")
         self._objectives = rules.objectives

@@ -16,7 +16,7 @@
 | dominated | instead of training | it is compressed and not faster than the teacher |
 | infeasible | instead of training | it breaks a hard constraint, or the recipe cannot be carried out |
 | died | when its process is lost | it is tried again within the budget |
-| failed | at its end | it cannot be continued |
+| failed | at its end | it cannot be continued, or its process was lost too often |
 | epoch | never | progress on the way to a rung |
 """
 

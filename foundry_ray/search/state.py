@@ -57,7 +57,6 @@ class StudyState:
     Args:
         recipe_of: The recipe that parameters stand for.
         levels: Epochs at each rung; the last one completes a trial.
-        max_failures: Deaths of a trial's process before the trial counts as failed.
 
     Attributes:
         records: In the order of their numbers.
@@ -66,10 +65,9 @@ class StudyState:
         suggestions: Parameters that are to be tried before a sampler is asked, each with the study that it comes from.
     """
 
-    def __init__(self, *, recipe_of: RecipeOf, levels: Sequence[int], max_failures: int) -> None:
+    def __init__(self, *, recipe_of: RecipeOf, levels: Sequence[int]) -> None:
         self._recipe_of = recipe_of
         self.levels = tuple(levels)
-        self._max_failures = max_failures
         self.records: dict[int, TrialRecord] = {}
         self.counts: Counter[TrialState] = Counter()
         self.running: set[int] = set()
@@ -229,9 +227,7 @@ class StudyState:
         return replace(record, excess=event.excess, effective=event.effective, trial=trial)
 
     def _died(self, record: TrialRecord, event: Event) -> TrialRecord:
-        num_failures = record.trial.num_failures + 1
-        state = TrialState.FAILED if num_failures > self._max_failures else record.trial.state
-        return replace(record, trial=replace(record.trial, state=state, num_failures=num_failures, error=event.error))
+        return replace(record, trial=replace(record.trial, num_failures=record.trial.num_failures + 1, error=event.error))
 
     def _failed(self, record: TrialRecord, event: Event) -> TrialRecord:
         return replace(record, trial=replace(record.trial, state=TrialState.FAILED, error=event.error))

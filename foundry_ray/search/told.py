@@ -33,8 +33,6 @@ def facts(event: Event, state: StudyState, objectives: Sequence[Objective], *, w
             yield from _measured(state.records[one], objectives, was_out=one in were_out)
     elif event.kind in ("duplicate", "dominated", "infeasible", "failed"):
         yield Left(number=number, reason=event.kind)
-    elif event.kind == "died" and state.records[number].trial.state is TrialState.FAILED:
-        yield Left(number=number, reason="failed")
 
 
 def _adopted(record: TrialRecord, objectives: Sequence[Objective]) -> Iterator[Fact]:

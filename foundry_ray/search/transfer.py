@@ -98,7 +98,7 @@ def taken_over(rules: Rules, identity: StudyIdentity, store: ArtifactStore) -> l
     suggested: dict[str, Event] = {}
     for study_key in rules.extends:
         earlier = read_identity(store, study_key)
-        state = StudyState(recipe_of=rules.recipe_of, levels=earlier.levels, max_failures=rules.max_failures)
+        state = StudyState(recipe_of=rules.recipe_of, levels=earlier.levels)
         for event in segments.read(store, f"studies/{study_key}/journal").events:
             state.apply(event)
         if earlier.trains_like(identity):

@@ -135,6 +135,23 @@ def test_a_dead_process_is_retried_and_then_the_trial_fails() -> None:
     assert other.state is TrialState.COMPLETE
 
 
+def test_another_budget_of_deaths_changes_nothing_that_was_decided() -> None:
+    store = MemoryStore()
+    first = Study(store, num_trials=3, max_failures=1, sampler="random", kind="none")
+    for _ in range(2):
+        assert first.coordinator.next_job() is not None
+        first.coordinator.died(0, "signal 9")
+    job = first.coordinator.next_job()
+    assert job is not None
+    first.coordinator.died(job.number, "signal 9")
+    first.run()
+    for max_failures in (0, 9):
+        again = Study(store, num_trials=3, max_failures=max_failures, sampler="random", kind="none", driver=f"driver-{max_failures}")
+        assert again.state.trials() == first.state.trials()
+        assert not again.coordinator.has_work()
+        again.coordinator.close()
+
+
 def test_a_study_ends_with_three_finished_trials() -> None:
     assert sum(trial.state is TrialState.COMPLETE for trial in Study(MemoryStore(), num_trials=9).run()) >= 3
 

@@ -16,7 +16,7 @@ ROWS = tuple({"epoch": float(epoch), "accuracy": epoch / 10} for epoch in range(
 
 
 def _state(*events: Event) -> StudyState:
-    state = StudyState(recipe_of=lambda params: CompressionRecipe(), levels=(1, 3, 9), max_failures=1)
+    state = StudyState(recipe_of=lambda params: CompressionRecipe(), levels=(1, 3, 9))
     for event in events:
         state.apply(event)
     return state
@@ -163,9 +163,10 @@ def test_a_suggestion_is_used_up_by_the_trial_that_was_made_of_it() -> None:
 
 def test_a_death_while_only_measuring_leaves_a_trial_as_it_was_until_there_were_too_many() -> None:
     state = _state(*_begun(0))
-    state.apply(Event(kind="died", number=0, error="signal 9"))
-    assert state.records[0].trial.state is TrialState.WAITING
-    assert _told(state, Event(kind="died", number=0, error="signal 9")) == [Left(number=0, reason="failed")]
+    assert not _told(state, Event(kind="died", number=0, error="signal 9"))
+    assert (state.records[0].trial.state, state.records[0].trial.num_failures) == (TrialState.WAITING, 1)
+    assert _told(state, Event(kind="failed", number=0, error="signal 9")) == [Left(number=0, reason="failed")]
+    assert state.records[0].trial.state is TrialState.FAILED
 
 
 def test_a_curve_is_told_as_losses_of_the_first_objective() -> None:

@@ -166,3 +166,19 @@ def test_a_point_that_breaks_a_constraint_in_two_studies_is_taken_over_once(stor
     points = [tuple(trial.params.items()) for trial in later.run()]
     assert any(trial.state is TrialState.INFEASIBLE for trial in later.state.trials())
     assert len(points) == len(set(points)) == 16, "and so the grid is not at its end before all of it was tried"
+
+
+def test_a_trial_that_failed_is_not_taken_over(store: MemoryStore) -> None:
+    first = SyntheticStudy(store, study_key="earlier", sampler="random", num_trials=2, max_failures=0)
+    for error in ("", "ValueError: bad"):
+        job = first.coordinator.next_job()
+        assert job is not None
+        events = first.runner(job)
+        while first.coordinator.observe(next(events)):
+            pass
+        if error:
+            first.coordinator.died(job.number, error)
+    first.coordinator.close()
+    assert [trial.state for trial in first.state.trials()] == [TrialState.WAITING, TrialState.FAILED]
+    later = _extending(store)
+    assert [trial.params for trial in later.state.trials()] == [first.state.records[0].trial.params]
