@@ -62,6 +62,7 @@ def tiny_runner(
     pause: Callable[[], None] = lambda: None,
     clock: Clock | None = None,
     room_bytes: int | None = None,
+    device: str = "cpu",
 ) -> TrialRunner:
     """A runner with a recorded meter and a clock that stands."""
     return TrialRunner(
@@ -72,6 +73,7 @@ def tiny_runner(
         reporter=reporter or RecordingReporter(),
         between_steps=pause,
         room_bytes=room_bytes,
+        device=device,
     )
 
 
