@@ -59,8 +59,8 @@ class Reach:
 
     Attributes:
         constraint: As `constraints` writes it.
-        share: Of the sampled students that keep it.
-        num_known: Sampled students whose metric is known; 0 for what only training tells.
+        share: Of the students that keep it: of those drawn at random, and of the smallest and the largest.
+        num_known: Students drawn at random whose metric is known; 0 for what only training tells.
         num_kept: Those of them that keep it.
         nearest: The value that goes furthest its way; None where nothing is known.
         params: The student that has it.
@@ -112,8 +112,10 @@ class SpaceProfile:
         num_impossible: Points whose recipe cannot be carried out.
         num_duplicates: Sampled students that are the same as an earlier one after rounding: a study answers them from memory.
         num_graphs: Different graphs among them; each is measured once.
-        num_feasible: Students that keep every constraint that is known of them.
-        smallest: Of the sampled students, by parameters, and so are `median` and `largest`.
+        num_judged: Sampled students of whom everything that constraints ask is known, but for accuracy.
+        num_feasible: Those of them that keep all constraints, as far as that is known.
+        smallest: By parameters, of all that were found; it needs not be one of the sampled, and neither does `largest`.
+        median: Of the sampled students.
         device: What latency was measured on.
         train_device: What the epoch was timed on.
     """
@@ -122,6 +124,7 @@ class SpaceProfile:
     num_impossible: int
     num_duplicates: int
     num_graphs: int
+    num_judged: int
     num_feasible: int
     teacher: ProfiledModel
     smallest: ProfiledModel

@@ -63,7 +63,7 @@ def _sample(profile: SpaceProfile) -> str:
     graphs = f"{profile.num_graphs} different graph{'s' if profile.num_graphs != 1 else ''}"
     said = f"{profile.num_sampled} at random: {graphs}, {profile.num_duplicates} the same as an earlier one"
     impossible = f", {profile.num_impossible} more impossible" if profile.num_impossible else ""
-    feasible = f", {profile.num_feasible} keep all limits" if profile.reaches else ""
+    feasible = f", {profile.num_feasible} of {profile.num_judged} keep all limits" if profile.reaches else ""
     return f"{said}{impossible}{feasible}"
 
 
@@ -73,9 +73,12 @@ def _reach(reach: Reach) -> tuple[str, str]:
     if reach.nearest is None:
         return f"{reach.constraint}: known after training", style
     metric = reach.constraint.split()[0]
+    nearest = units.value(metric, reach.nearest)
+    if reach.share == "some" and not reach.num_kept:
+        return f"{reach.constraint}: kept by none of {reach.num_known}, and yet by one at the end of the space, with {nearest}", style
     how_many = {"all": "all", "some": f"{reach.num_kept}", "none": "none"}[reach.share]
     way = "down" if "<" in reach.constraint else "up"
-    return f"{reach.constraint}: kept by {how_many} of {reach.num_known}, which go {way} to {units.value(metric, reach.nearest)}", style
+    return f"{reach.constraint}: kept by {how_many} of {reach.num_known}, and the space goes {way} to {nearest}", style
 
 
 def _effort(effort: StudyEffort) -> Iterator[str]:

@@ -105,15 +105,20 @@ def excesses(constraints: Sequence[Constraint], values: Mapping[str, float]) -> 
     return {text: excess for text, excess in found.items() if excess > 0}
 
 
-def reach(constraint: Constraint, found: Sequence[tuple[Mapping[str, Scalar], Mapping[str, float]]]) -> Reach:
-    """How many of some students, given as parameters and what is known of each, keep a constraint, and which goes furthest its way."""
-    known = [(values[constraint.metric], params) for params, values in found if constraint.metric in values]
+Known = Sequence[tuple[Mapping[str, Scalar], Mapping[str, float]]]
+"""Students, as parameters and what is known of each."""
+
+
+def reach(constraint: Constraint, found: Known, *, ends: Known = ()) -> Reach:
+    """How many of some students keep a constraint; and which goes furthest its way, among them and those at the `ends` of the space."""
+    known, at_ends = ([(values[constraint.metric], params) for params, values in some if constraint.metric in values] for some in (found, ends))
     if not known:
         return Reach(constraint=str(constraint), share="unknown", num_known=0, num_kept=0)
     furthest = min if constraint.relation in ("<=", "<") else max
-    value, params = furthest(known, key=lambda one: one[0])
-    num_kept = sum(constraint.excess(value) == 0 for value, _ in known)
-    share: Literal["all", "some", "none"] = "none" if not num_kept else "all" if num_kept == len(known) else "some"
+    value, params = furthest([*known, *at_ends], key=lambda one: one[0])
+    num_kept, num_at_ends = (sum(constraint.excess(value) == 0 for value, _ in some) for some in (known, at_ends))
+    is_all = num_kept == len(known) and num_at_ends == len(at_ends)
+    share: Literal["all", "some", "none"] = "all" if is_all else "some" if num_kept or num_at_ends else "none"
     return Reach(constraint=str(constraint), share=share, num_known=len(known), num_kept=num_kept, nearest=value, params=params)
 
 

@@ -58,7 +58,8 @@ class _Facts:
     """What was found out about a space.
 
     Attributes:
-        feasible: Students that keep every constraint that is known of them.
+        judged: Students drawn at random of whom all is known that can be before training.
+        feasible: Those of them that keep every constraint on it.
     """
 
     space: SearchSpace
@@ -69,6 +70,7 @@ class _Facts:
     median: ProfiledModel
     largest: ProfiledModel
     reaches: tuple[Reach, ...]
+    judged: Sequence[Sampled]
     feasible: Sequence[Sampled]
 
 
@@ -77,11 +79,13 @@ def _measured(config: PipelineConfig, context: TrialContext, space: SearchSpace,
 
     tools.reporter.progress(1, _NUM_PHASES, "measuring latency")
     bench = Bench(context, tools.meter, budget_s=config.search.latency.budget_s, clock=tools.clock)
-    teacher, smallest, largest, median = bench.teacher(), *map(bench.model, (found.students[0], found.students[-1], found.median))
+    teacher, smallest, largest, median = bench.teacher(), *map(bench.model, (found.smallest, found.largest, found.median))
     tools.reporter.progress(2, _NUM_PHASES, "checking constraints")
     limits = [constraints.parse(text, where=config.search.space) for text in space.constraints]
     bench.judge(found.students, limits, limit_s=_JUDGE_S)
-    known = [(student.params, bench.values(student)) for student in found.students]
+    early = {one.metric for one in limits} - {"accuracy"}
+    judged = [student for student in found.students if early <= bench.values(student).keys()]
+    known, ends = ([(one.params, bench.values(one)) for one in some] for some in (found.students, (found.smallest, found.largest)))
     return _Facts(
         space=space,
         found=found,
@@ -90,8 +94,9 @@ def _measured(config: PipelineConfig, context: TrialContext, space: SearchSpace,
         smallest=smallest,
         median=median,
         largest=largest,
-        reaches=tuple(constraints.reach(one, known) for one in limits),
-        feasible=[student for student in found.students if not constraints.excesses(limits, bench.values(student))],
+        reaches=tuple(constraints.reach(one, known, ends=ends) for one in limits),
+        judged=judged,
+        feasible=[student for student in judged if not constraints.excesses(limits, bench.values(student))],
     )
 
 
@@ -102,6 +107,7 @@ def _summed_up(config: PipelineConfig, facts: _Facts, around: Circumstances, epo
         num_impossible=facts.found.num_impossible,
         num_duplicates=len(students) - len({student.identity for student in students}),
         num_graphs=len({student.graph for student in students}),
+        num_judged=len(facts.judged),
         num_feasible=len(facts.feasible),
         teacher=facts.teacher,
         smallest=facts.smallest,
@@ -134,7 +140,7 @@ def _effort(config: PipelineConfig, facts: _Facts, around: Circumstances, epoch_
         seed=config.seed,
     )
     identities = Counter(student.identity for student in facts.feasible)
-    num_drawn = len(students) + facts.found.num_impossible
+    num_drawn = max(1, round(len(facts.judged) * (1 + facts.found.num_impossible / len(students))))
     return study_effort(
         played,
         num_trained=expected_distinct(list(identities.values()), num_drawn=num_drawn, num_trials=played.num_trials),
@@ -158,10 +164,13 @@ def _of_sample(facts: _Facts) -> Iterator[str]:
 
 def _of_constraints(facts: _Facts) -> Iterator[str]:
     missed = [one for one in facts.reaches if one.share == "none"]
+    seldom = [one.constraint for one in facts.reaches if one.share == "some" and not one.num_kept]
     for one in missed:
         params = ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in one.params.items())
-        yield f"no sampled student keeps {one.constraint}: the nearest has {one.nearest:g}, with {params}."
-    if not missed and not facts.feasible:
+        yield f"no student that was found keeps {one.constraint}: the nearest has {one.nearest:g}, with {params}."
+    for text in seldom:
+        yield f"hardly any student keeps {text}: narrow the ranges, so that fewer trials are in vain."
+    if not missed and not seldom and facts.judged and not facts.feasible:
         yield "each constraint is kept by some of the sampled students, and none of them keeps all."
 
 

@@ -1,4 +1,4 @@
-"""Students that stand for a space: points drawn at random, built and counted."""
+"""Students that stand for a space: points drawn at random, and those at its two ends, built and counted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from foundry_ray import compression
 from foundry_ray.compression.recipes import quantized_bits
 from foundry_ray.errors import RecipeInfeasible, SearchSpaceError
 from foundry_ray.protocols import Clock
-from foundry_ray.search import points
+from foundry_ray.search import points, relations
 from foundry_ray.search.trial import TrialContext
 from foundry_ray.search.trial.students import Students
-from foundry_ray.types import Scalar, SearchSpace
+from foundry_ray.types import Scalar, SearchSpace, Step
 
 _MOST_LOTS = 10
+_MOST_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +47,16 @@ class Sample:
     """Students that stand for a space.
 
     Attributes:
-        students: The smallest first.
+        students: Drawn at random, the smallest first.
+        smallest: That was found in the space, which hardly ever is one of those.
+        largest: As `smallest`.
         num_impossible: Points whose recipe could not be carried out.
         num_wanted: Points that were to be drawn: the time was over before, or hardly any keeps the relations, where there are fewer.
     """
 
     students: Sequence[Sampled]
+    smallest: Sampled
+    largest: Sampled
     num_impossible: int
     num_wanted: int
 
@@ -71,7 +76,7 @@ def sample(context: TrialContext, space: SearchSpace, *, num_wanted: int, limit_
         context: Its teacher is what they are made of, its seed draws the points.
         space: What they are points of.
         num_wanted: How many to draw; one that cannot be built takes a place.
-        limit_s: Time after which no further one is built.
+        limit_s: Time after which no further one is drawn, and half of it for the search of each end.
 
     Raises:
         SearchSpaceError: None of them can be built.
@@ -88,7 +93,60 @@ def sample(context: TrialContext, space: SearchSpace, *, num_wanted: int, limit_
     if not students:
         message = f"none of {num_impossible} students of the space can be built, wanted one at least; of the last: {reason}"
         raise SearchSpaceError(message, hint="change the space, or the teacher that its students are made of.")
-    return Sample(students=sorted(students, key=lambda one: one.size), num_impossible=num_impossible, num_wanted=num_wanted)
+    students.sort(key=lambda one: one.size)
+    ends = _Ends(workshop, context, space, clock)
+    return Sample(
+        students=students,
+        smallest=ends.furthest(students[0], sign=-1, limit_s=limit_s / 2),
+        largest=ends.furthest(students[-1], sign=1, limit_s=limit_s / 2),
+        num_impossible=num_impossible,
+        num_wanted=num_wanted,
+    )
+
+
+class _Ends:
+    """Finds the smallest and the largest student: from the one of a sample, one parameter after another goes to whichever end leads on."""
+
+    def __init__(self, workshop: Students, context: TrialContext, space: SearchSpace, clock: Clock) -> None:
+        self._workshop = workshop
+        self._context = context
+        self._space = space
+        self._relations = relations.of(space)
+        self._clock = clock
+
+    def furthest(self, start: Sampled, *, sign: int, limit_s: float) -> Sampled:
+        """The smallest (`sign` -1) or largest (1) that is found from `start` within the time."""
+        best, until_s = start, self._clock.monotonic_s() + limit_s
+        for _ in range(_MOST_ROUNDS):
+            before = best
+            for name, value in ((param.name, value) for param in self._space.params for value in points.ends(param)):
+                if self._clock.monotonic_s() > until_s:
+                    return best
+                other = self._moved(best, name, value)
+                if other is not None and [sign * number for number in other.size[:3]] > [sign * number for number in best.size[:3]]:
+                    best = other
+            if best is before:
+                break
+        return best
+
+    def _moved(self, student: Sampled, name: str, value: Scalar) -> Sampled | None:
+        """A student with another value; None where that is no point of the space, has the same shape, or cannot be built."""
+        point = {**student.params, name: value}
+        if _shape(point) == _shape(student.params) or not self._holds(point):
+            return None
+        try:
+            return _counted(self._workshop, self._context, point)
+        except RecipeInfeasible:
+            return None
+
+    def _holds(self, point: Mapping[str, Scalar]) -> bool:
+        exist = all(points.is_active(param, point) == (param.name in point) for param in self._space.params)
+        return exist and all(relation.holds(point) for relation in self._relations)
+
+
+def _shape(point: Mapping[str, Scalar]) -> Sequence[Step]:
+    """What a point does to the size of a model."""
+    return [step for step in compression.recipe_from_params(point)[1].steps if step.kind != "distil"]
 
 
 def _points(space: SearchSpace, seed: int, count: int) -> Iterator[dict[str, Scalar]]:

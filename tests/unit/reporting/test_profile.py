@@ -37,6 +37,7 @@ PROFILE = SpaceProfile(
     num_impossible=4,
     num_duplicates=3,
     num_graphs=41,
+    num_judged=50,
     num_feasible=12,
     teacher=_model(8),
     smallest=_model(1),
@@ -64,9 +65,9 @@ def test_a_profile_shows_students_constraints_effort_and_warnings() -> None:
     text = _text(PROFILE)
     for wanted in (
         *("teacher", "largest", "median", "smallest", "56 k", "32.0 KiB", "8.0x", "width=1"),
-        "60 at random: 41 different graphs, 3 the same as an earlier one, 4 more impossible, 12 keep all limits",
-        "num_params <= 20000: kept by 12 of 60, which go down to 7 k",
-        "latency_p95_ms <= 0.01: kept by none of 50, which go down to 0.060 ms",
+        "60 at random: 41 different graphs, 3 the same as an earlier one, 4 more impossible, 12 of 50 keep all limits",
+        "num_params <= 20000: kept by 12 of 60, and the space goes down to 7 k",
+        "latency_p95_ms <= 0.01: kept by none of 50, and the space goes down to 0.060 ms",
         "accuracy >= 0.9: known after training",
         "of 16 trials about 12 are trained, 2.7 epochs each",
         "in all 6 min 00 s of work, about 3 min 00 s with 2 workers; cost 0.15 at 1.5 a worker-hour",
@@ -77,7 +78,7 @@ def test_a_profile_shows_students_constraints_effort_and_warnings() -> None:
 
 def test_a_constraint_from_below_says_how_far_students_go_up() -> None:
     reach = Reach(constraint="num_macs > 1e+06", share="all", num_known=60, num_kept=60, nearest=2e6)
-    assert "num_macs > 1e+06: kept by all of 60, which go up to 2 M" in _text(replace(PROFILE, reaches=(reach,)))
+    assert "num_macs > 1e+06: kept by all of 60, and the space goes up to 2 M" in _text(replace(PROFILE, reaches=(reach,)))
 
 
 def test_what_is_not_known_is_left_out() -> None:

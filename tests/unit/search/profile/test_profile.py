@@ -33,8 +33,20 @@ def profile(tmp_path: Path) -> Profile:
     """Profiles a space below a teacher of width 16; latency is written down: a millisecond for each kilobyte."""
 
     def made(
-        params: str, *, rows: tuple[int, int] | None = (64, 32), p50_ms: Callable[[bytes], float] = lambda onnx: len(onnx) / 1e3, **search: object
+        params: str,
+        *,
+        rows: tuple[int, int] | None = (64, 32),
+        p50_ms: Callable[[bytes], float] = lambda onnx: len(onnx) / 1e3,
+        measuring_s: float = 0.0,
+        num_students: int = 24,
+        **search: object,
     ) -> SpaceProfile:
+        clock = _Ticking()
+
+        def measured_ms(onnx: bytes) -> float:
+            clock.advance(measuring_s)
+            return p50_ms(onnx)
+
         (tmp_path / "mine.yaml").write_text(f"params: {params}")
         config = PipelineConfig.model_validate(
             {
@@ -45,9 +57,9 @@ def profile(tmp_path: Path) -> Profile:
                 "student": {"batch_size": 16},
             }
         )
-        meter = RecordedLatencyMeter(p50_ms)
-        tools = Tools(meter=lambda budget_s: meter, scratch=MemoryStore(), clock=_Ticking(), reporter=RecordingReporter())
-        return profile_space(config, SCHEMA, Circumstances(rows=rows, num_workers=2, price=3.0, num_students=24), tools)
+        meter = RecordedLatencyMeter(measured_ms)
+        tools = Tools(meter=lambda budget_s: meter, scratch=MemoryStore(), clock=clock, reporter=RecordingReporter())
+        return profile_space(config, SCHEMA, Circumstances(rows=rows, num_workers=2, price=3.0, num_students=num_students), tools)
 
     return made
 
@@ -61,6 +73,41 @@ def test_the_smallest_the_median_and_the_largest_student_are_measured_beside_the
     assert found.smallest.num_macs < found.largest.num_macs < found.teacher.num_macs
     assert found.teacher.latency_p50_ms == found.teacher.size_bytes / 1e3
     assert found.num_sampled == 24
+
+
+WIDE = "{width: {int: [2, 16]}, depth: {choice: [1]}, weight_bits: {choice: [8, 32]}, prune_ratio: {float: [0.0, 0.5]}}"
+
+
+def test_the_ends_of_a_space_are_found_where_no_point_drawn_at_random_lies(profile: Profile) -> None:
+    found = profile(WIDE, num_students=2)
+    assert (found.smallest.params["width"], found.smallest.params["weight_bits"]) == (2, 8)
+    assert (found.largest.params["width"], found.largest.params["weight_bits"]) == (16, 32)
+    assert found.median.num_params not in (found.smallest.num_params, found.largest.num_params)
+
+
+def test_the_ends_keep_relations_and_conditions(profile: Profile) -> None:
+    params = (
+        "{width: {int: [2, 16]}, depth: {choice: [1]}, weight_bits: {choice: [8, 32]}, prune_ratio: {float: [0.0, 0.5], when: {weight_bits: [8]}}}"
+    )
+    found = profile(f"{params}\nrelations: ['width >= 5', 'width <= 12']", num_students=2)
+    for end in (found.smallest, found.largest):
+        assert 5 <= int(end.params["width"]) <= 12
+        assert ("prune_ratio" in end.params) == (end.params["weight_bits"] == 8)
+
+
+def test_a_constraint_that_only_the_end_of_a_space_keeps_can_be_reached(profile: Profile) -> None:
+    limit = f"num_params <= {profile(WIDE, num_students=2).smallest.num_params}"
+    found = profile(WIDE, constraints=[limit], num_students=2)
+    (reach,) = found.reaches
+    assert (reach.share, reach.num_kept, reach.params["width"]) == ("some", 0, 2)
+    assert found.num_feasible == 0
+    assert any(f"hardly any student keeps {limit}" in said for said in found.warnings)
+
+
+def test_students_that_there_was_no_time_to_measure_are_not_counted_as_fit(profile: Profile) -> None:
+    found = profile(WIDE, constraints=["latency_p50_ms <= 0.001"], measuring_s=5.0)
+    assert 0 < found.num_judged < found.num_sampled
+    assert (found.num_feasible, found.effort.num_trained) == (0, 0.0)
 
 
 def test_equal_students_are_counted_as_duplicates_and_equal_graphs_once(profile: Profile) -> None:
@@ -78,11 +125,12 @@ def test_each_constraint_says_how_many_students_keep_it(profile: Profile) -> Non
     size = found.reaches[2]
     assert (size.num_known, size.num_kept, size.nearest) == (24, 0, found.smallest.size_bytes)
     assert found.num_feasible == 0
-    assert any(f"no sampled student keeps size_bytes <= 100: the nearest has {size.nearest:g}, with" in said for said in found.warnings)
+    assert any(f"no student that was found keeps size_bytes <= 100: the nearest has {size.nearest:g}, with" in said for said in found.warnings)
 
 
 def test_constraints_that_only_exclude_each_other_are_told(profile: Profile) -> None:
-    found = profile(SIZES, constraints=["num_params < 9000", "num_params > 9000"])
+    small, large = profile(SIZES).smallest, profile(SIZES).largest
+    found = profile(SIZES, constraints=[f"num_params <= {small.num_params}", f"num_macs >= {large.num_macs}"])
     assert [one.share for one in found.reaches] == ["some", "some"]
     assert "each constraint is kept by some of the sampled students, and none of them keeps all." in found.warnings
 
