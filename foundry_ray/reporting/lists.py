@@ -57,7 +57,7 @@ def plan_table(plan: Plan) -> RenderableType:
         training_line(plan.training),
         *warnings,
         Text("\nresolved configuration", style="bold"),
-        Syntax(resolved, "yaml", background_color="default"),
+        Syntax(resolved, "yaml", background_color="default", word_wrap=True),
         *([profile_table(plan.profile)] if plan.profile else []),
     )
 

@@ -13,7 +13,7 @@ from foundry_ray.search.overview import overview
 from foundry_ray.starting import pipeline_schema
 from foundry_ray.testing import samples
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import Objective, StudyResult
+from foundry_ray.types import Objective, Plan, PlannedTraining, StudyResult
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +191,21 @@ def test_the_schema_says_the_range_that_an_error_sends_to_it_for() -> None:
     assert re.search(r"search\.budget\.trials +integer >= 1, <= 1_000_000 ", text)
     assert re.search(r"search\.budget\.cost +number > 0 \| null ", text)
     assert re.search(r"teacher\.train\.momentum +number >= 0, < 1 ", text)
+
+
+def test_a_plan_shows_each_key_whole_however_narrow_the_screen_is() -> None:
+    config = {"search": {"budget": {"trials": 16, "wall_time_s": None, "price_per_worker_hour": 0.0, "min_gain_per_worker_hour": None}}}
+    training = PlannedTraining(
+        engine="torch",
+        precision="fp32",
+        batch_size=4,
+        num_workers=1,
+        min_workers=1,
+        micro_batch_size=4,
+        accumulation=1,
+        zero_stage=None,
+        steps_per_epoch=None,
+        num_steps=None,
+    )
+    text = _text(lists.plan_table(Plan(pipeline="p", config=config, stages=(), training=training)), width=60)
+    assert "min_gain_per_worker_hour: null" in " ".join(text.split())
