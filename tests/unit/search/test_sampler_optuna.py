@@ -109,9 +109,10 @@ def test_proposals_beside_running_trials_are_those_of_optunas_workers(kind: Kind
             records[done] = small.record(done, records[done].trial.params, values)
 
 
-def _excess(params: Mapping[str, Scalar]) -> float:
-    """Of a limit that about half of all points break, each by another amount."""
-    return max(0.0, float(params["alpha"]) - 0.6)
+def _excess(params: Mapping[str, Scalar], limit: float) -> float:
+    """No two points break the limit by the same amount: only then Optuna does not look at the losses of those that do."""
+    over, others = float(params["alpha"]) - limit, float(params["lr"]) + float(params["ratio"]) / 10 + float(params["width"]) / 100
+    return over + (others + float(params["depth"]) / 1000) / 1000 if over > 0 else 0.0
 
 
 @pytest.mark.parametrize(("kind", "num_objectives", "num_trials"), [("tpe", 1, 45), ("tpe", 3, 45), ("nsga2", 1, 70), ("nsga2", 3, 70)])
@@ -126,23 +127,23 @@ def test_proposals_beside_broken_limits_are_those_of_optunas_constraints(
         proposal = ours.propose(records, number)
         trial, plain = _asked(study, kind, number)
         assert proposal.params == plain
-        values, excess = small.worth(plain), _excess(plain)
+        values, excess = small.worth(plain), _excess(plain, 0.31)
         trial.set_constraint("alpha", excess)
         study.tell(trial, list(pareto.losses(values, objectives)))
         told = {"state": TrialState.INFEASIBLE, "excess": excess} if excess else {"state": TrialState.COMPLETE}
         records[number] = small.record(number, plain, *([] if excess else [values]), attrs=proposal.attrs, **told)
-    assert 5 <= sum(record.excess > 0 for record in records.values()) <= num_trials - 5
+    assert all(record.excess for record in list(records.values())[:10]), "those that break it least are learnt from"
 
 
 @pytest.mark.parametrize("num_objectives", [1, 2])
 def test_a_gaussian_process_is_told_of_broken_limits_with_the_worst_losses_of_the_others(num_objectives: int) -> None:
     objectives = small.OBJECTIVES[:num_objectives]
     points = [record.trial.params for record in small.finished(small.sampler("random"), 14).values()]
-    known = [pareto.losses(small.worth(params), objectives) for params in points if not _excess(params)]
+    known = [pareto.losses(small.worth(params), objectives) for params in points if not _excess(params, 0.6)]
     worst = [max(column) for column in zip(*known, strict=True)]
     study, records = optuna.create_study(directions=["minimize"] * num_objectives), dict[int, TrialRecord]()
     for number, params in enumerate(points):
-        values, excess = small.worth(params), _excess(params)
+        values, excess = small.worth(params), _excess(params, 0.6)
         ranges = {param.name: distribution_of(param) for param in small.PLAIN.params}
         losses = worst if excess else list(pareto.losses(values, objectives))
         study.add_trial(optuna.create_trial(params=dict(params), distributions=ranges, values=losses, constraints={"alpha": excess}))
