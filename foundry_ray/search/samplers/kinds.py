@@ -59,13 +59,18 @@ def _check_cmaes(space: SearchSpace) -> None:
 
 
 def make(kind: Kind, *, seed: int, num_params: int) -> BaseSampler:
-    """Optuna's sampler with this random state, for one ask of a study in a space of `num_params`."""
+    """Optuna's sampler with this random state, for one ask of a study in a space of `num_params`.
+
+    TPE takes no note of running trials. To count them among the bad ones (Optuna's `constant_liar`) keeps proposals apart where few trials are
+    known, but also away from where the good ones lie; no point is proposed twice anyway. With four workers on seven tables the regret after 60
+    trials is 6 % less without (`benchmarks.search_regret`; seeds 1000 to 1099).
+    """
     from optuna import samplers
 
     if kind == "tpe":
-        return samplers.TPESampler(seed=seed, n_startup_trials=MIN_RESULTS, constant_liar=True)
+        return samplers.TPESampler(seed=seed, n_startup_trials=MIN_RESULTS, constant_liar=False)
     if kind == "bohb":
-        return samplers.TPESampler(seed=seed, n_startup_trials=num_enough(kind, num_params), multivariate=True, constant_liar=True)
+        return samplers.TPESampler(seed=seed, n_startup_trials=num_enough(kind, num_params), multivariate=True, constant_liar=False)
     if kind == "gp":
         return samplers.GPSampler(seed=seed, n_startup_trials=MIN_RESULTS, warn_independent_sampling=False)
     if kind == "nsga2":

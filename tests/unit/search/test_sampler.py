@@ -94,14 +94,14 @@ def test_proposals_of_one_batch_differ(kind: Kind) -> None:
     assert len({frozenset(records[number].trial.params.items()) for number in range(21, 21 + size)}) == size
 
 
-def test_tpe_keeps_away_from_what_is_running() -> None:
+def test_what_runs_is_no_reason_for_tpe_to_keep_away() -> None:
     space = SearchSpace(params=(small.ALPHA,), objectives=(small.ACCURACY,))
     grid = [0.3 + 0.65 * step / 19 for step in range(20)]
     done = {number: small.record(number, {"alpha": alpha}, {"accuracy": -abs(alpha - 0.6)}) for number, alpha in enumerate(grid)}
     running = {number: small.record(number, {"alpha": 0.6}, state=TrialState.RUNNING) for number in range(20, 40)}
-    alone = [abs(float(small.sampler("tpe", space, seed=seed).propose(done, 40).params["alpha"]) - 0.6) for seed in range(20)]
-    beside = [abs(float(small.sampler("tpe", space, seed=seed).propose(done | running, 40).params["alpha"]) - 0.6) for seed in range(20)]
-    assert sum(beside) > sum(alone)
+    alone = [small.sampler("tpe", space, seed=seed).propose(done, 40).params for seed in range(20)]
+    beside = [small.sampler("tpe", space, seed=seed).propose(done | running, 40).params for seed in range(20)]
+    assert beside == alone
 
 
 def test_a_third_of_bohbs_proposals_is_drawn_evenly() -> None:
