@@ -24,6 +24,10 @@ from foundry_ray.types import TrialState
 _SILENT = object()
 
 
+class _Hangs(BaseException):
+    """What a call does that gives no answer; no worker catches it."""
+
+
 @dataclass
 class PlayedRay:
     """The part of Ray that the executor uses: an actor answers when somebody waits for it, after `event_s`."""
@@ -84,6 +88,8 @@ class _Answer:
     def is_ready(self) -> bool:
         try:
             self.value = self.call()
+        except _Hangs:
+            self.call = lambda: _SILENT
         except Exception as error:
             self.value = error
         return self.value is not _SILENT
@@ -122,7 +128,7 @@ class _Method:
 class _Environment:
     """Synthetic trials. `breaks` says what a trial's second event is instead; `starts` whether the next process comes up."""
 
-    breaks: dict[int, object] = field(default_factory=dict)
+    breaks: dict[int, BaseException] = field(default_factory=dict)
     starts: Callable[[int], bool] = lambda number: True
     num_starts: int = 0
 
@@ -143,7 +149,7 @@ class _Runner:
         events = SyntheticRunner(device="here")(job)
         yield next(events)
         broken = self.environment.breaks.pop(job.number, None)
-        if isinstance(broken, Exception):
+        if isinstance(broken, BaseException):
             self.reporter.warn("it gets cold")
             raise broken
         yield from events
@@ -186,6 +192,31 @@ def test_the_warnings_of_a_process_that_ends_are_told_before_its_end(ray: Played
     assert first == "it gets cold"
     assert second.startswith("trial 2 lost its process: ")
     assert second.endswith("StoreUnavailable: the store is silent. Hint: wait.")
+
+
+def test_a_process_that_says_nothing_is_given_up_and_its_trial_is_not(ray: PlayedRay, reporter: RecordingReporter) -> None:
+    study = _execute(ray, _Environment({1: _Hangs()}), reporter, silence_s=100)
+    assert [trial.num_failures for trial in study.state.trials()] == [0, 1, 0, 0, 0, 0]
+    assert study.state.counts[TrialState.COMPLETE] == 6
+    assert reporter.warnings[-1].startswith("trial 1 lost its process: it said nothing for 100 s")
+
+
+def test_a_trial_that_loses_more_processes_than_it_may_has_failed_and_the_others_go_on(ray: PlayedRay, reporter: RecordingReporter) -> None:
+    class DiesAlways(dict[int, BaseException]):
+        def pop(self, key: int, default: object = None) -> BaseException | None:  # type: ignore[override]
+            return OSError("disk full") if key == 2 else None
+
+    study = _execute(ray, _Environment(DiesAlways()), reporter)
+    failed = study.state.trials()[2]
+    assert (failed.state, failed.num_failures) == (TrialState.FAILED, 2)
+    assert "OSError: disk full" in failed.error
+    assert study.state.counts[TrialState.COMPLETE] == 5
+
+
+def test_a_process_is_replaced_after_so_many_trials(ray: PlayedRay, reporter: RecordingReporter) -> None:
+    environment = _Environment()
+    _execute(ray, environment, reporter, nodes=lambda: {"here": {"CPU": 1.0}}, recycle_after=2)
+    assert environment.num_starts == 3
 
 
 def test_a_broken_node_beside_one_that_works_is_rested_and_ends_no_study(ray: PlayedRay, reporter: RecordingReporter) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -102,6 +104,17 @@ def test_a_batch_goes_in_the_largest_passes_that_fit(room: int, micro: int) -> N
 def test_where_not_one_row_fits_there_are_no_passes() -> None:
     shape = Shape(num_workers=1, micro_batch_size=48, accumulation=1, zero_stage=0)
     assert fitting(Footprint(state_bytes=160, row_bytes=10), shape, 297) is None
+
+
+@pytest.mark.parametrize(("share", "room_bytes"), [(0.25, 4_400_000_000), (1.0, 19_400_000_000), (2.0, 19_400_000_000), (0.01, 0)])
+def test_a_slot_has_its_share_of_a_gpu_without_cudas_own_and_torch_keeps_to_it(
+    monkeypatch: pytest.MonkeyPatch, share: float, room_bytes: int
+) -> None:
+    kept: list[tuple[float, str]] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=20_000_000_000))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: kept.append((fraction, device)))
+    assert memory.gpu_room_bytes("cuda:0", share) == room_bytes
+    assert kept == [(room_bytes / 20e9, "cuda:0")]
 
 
 @pytest.mark.parametrize(

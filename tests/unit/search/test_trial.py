@@ -61,6 +61,19 @@ def test_a_trial_measures_then_trains_then_keeps_its_state(trial_context: TrialC
     assert events[-1].checkpoint in memory_store.objects
 
 
+def test_a_process_copies_nothing_of_what_trials_share(trial_context: TrialContext) -> None:
+    from foundry_ray.search.trial.training import Arrays
+
+    splits, logits_VNC = (trial_context.train, trial_context.val), trial_context.logits_VNC
+    assert logits_VNC is not None
+    shared = [array for split in splits for array in (split.inputs_N, split.labels_N)] + [logits_VNC]
+    for array in shared:
+        array.flags.writeable = False  # as it comes from an object store
+    arrays = Arrays(trial_context)
+    tensors = [arrays.train.inputs_N, arrays.train.labels_N, arrays.val.inputs_N, arrays.val.labels_N, arrays.logits_VNC]
+    assert [tensor.data_ptr() for tensor in tensors if tensor is not None] == [array.ctypes.data for array in shared]
+
+
 def test_a_trial_in_two_jobs_is_the_trial_in_one(trial_context: TrialContext, memory_store: MemoryStore) -> None:
     whole = _run(tiny_runner(trial_context, memory_store), _job(to_epoch=3))[-1]
     first = _run(tiny_runner(trial_context, memory_store), _job(to_epoch=1))
