@@ -76,7 +76,7 @@ def run_app(app: typer.Typer) -> int:
         code = int(app(standalone_mode=False, prog_name="foundry") or 0)
     except FoundryError as error:
         is_away = isinstance(error, ClusterUnreachable) and bool(_State.interrupted_hint)
-        hint = f"`{_State.interrupted_hint}` goes on from here." if is_away else error.hint
+        hint = f"{error.hint.rstrip('.')}; `{_State.interrupted_hint}` goes on from here." if is_away else error.hint
         _fail(type(error).__name__, error.message, hint, error.exit_code)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -50,7 +50,7 @@ class HeadWatch:
         if not self._is_lost:
             return None
         message = f"The Ray head at {self._address} has not answered for {self._silence_s:g} s."
-        return ClusterUnreachable(message, hint="run the command again: finished work is kept.", address=self._address)
+        return ClusterUnreachable(message, hint="finished work is kept: run the command again.", address=self._address)
 
     def _look(self) -> None:
         host, _, port = self._address.rpartition(":")
@@ -66,10 +66,12 @@ class HeadWatch:
 
     def _end(self) -> None:
         self._is_lost = True
-        os.kill(os.getpid(), signal.SIGINT)
-        if self._is_over.wait(_TO_END_S):
-            return
-        error = self.lost  # the main thread hangs in a call to the head
+        heard = next((number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))), None)
+        if heard is not None:  # a shell's background jobs ignore Ctrl-C
+            os.kill(os.getpid(), heard)
+            if self._is_over.wait(_TO_END_S):
+                return
+        error = self.lost  # the main thread hangs in a call to the head, or hears nothing
         assert error is not None
         sys.stderr.write(f"error: {error.message}\nhint:  {error.hint}\n")
         sys.stderr.flush()

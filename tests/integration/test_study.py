@@ -158,7 +158,8 @@ def test_what_trials_of_many_share_is_put_into_the_object_store_once(settings: S
     import ray
 
     shared, slots = tiny_context(), plan_slots({"CPU": 2.0}, TrialConfig(workers=2))
-    store, scratch = MemoryStore(), scratch_for(MemoryStore(), tmp_path, is_here=True)
+    store = open_store(f"file://{tmp_path}/store", settings=settings)
+    scratch = scratch_for(store, tmp_path, is_here=True)
     environment = StudyEnvironment(
         shared=shared,
         store=store,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,8 +16,11 @@ from foundry_ray.runtime.head_watch import HeadWatch
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(head_watch, "_EVERY_S", 0.05)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # an earlier test may have left another one
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _listening() -> socket.socket:
@@ -36,9 +41,11 @@ def test_a_head_that_goes_away_interrupts_the_main_thread_and_says_why() -> None
         time.sleep(0.3)
         assert watch.lost is None
         address = _address(server)
-    with pytest.raises(KeyboardInterrupt):
-        time.sleep(10)
-    watch.stop()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(10)
+    finally:
+        watch.stop()
     assert watch.lost is not None
     assert watch.lost.message == f"The Ray head at {address} has not answered for 0.2 s."
 
@@ -57,12 +64,13 @@ def test_a_head_that_comes_back_in_time_is_not_lost() -> None:
     assert watch.lost is None
 
 
-def test_a_command_that_hangs_in_a_call_to_the_head_is_ended_with_the_error_of_its_border() -> None:
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "lambda *_: None"])
+def test_a_command_that_does_not_come_to_its_end_is_ended_with_the_error_of_its_border(handler: str) -> None:
     script = (
         "import signal, time\n"
         "from foundry_ray.runtime import head_watch\n"
         "head_watch._EVERY_S, head_watch._TO_END_S = 0.05, 0.2\n"
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"signal.signal(signal.SIGINT, {handler})\n"
         "head_watch.HeadWatch('127.0.0.1:1', silence_s=0.1).start()\n"
         "time.sleep(30)\n"
     )
@@ -70,5 +78,5 @@ def test_a_command_that_hangs_in_a_call_to_the_head_is_ended_with_the_error_of_i
     assert done.returncode == 4
     assert done.stderr.splitlines()[-2:] == [
         "error: The Ray head at 127.0.0.1:1 has not answered for 0.1 s.",
-        "hint:  run the command again: finished work is kept.",
+        "hint:  finished work is kept: run the command again.",
     ]

@@ -80,10 +80,13 @@ def _regrets(**by_method: list[float]) -> list[search_regret.Run]:
 
 def test_the_bound_of_a_ratio_keeps_the_pairs_of_seeds() -> None:
     spread = np.random.default_rng(0).exponential(size=100).tolist()
-    bound, of_four, better = search_regret.claims(_regrets(optuna=spread, ours=[1.05 * one for one in spread], ours_4_workers=spread[::-1]))
+    bound, of_four_by_optuna, of_four, better = search_regret.claims(
+        _regrets(optuna=spread, ours=[1.05 * one for one in spread], ours_4_workers=spread[::-1])
+    )
     assert bound.value == pytest.approx(1.05), "where all pairs have one ratio, it is the bound"
     assert of_four.peers["ratio"] == pytest.approx(1 / 1.05)
     assert of_four.value > of_four.peers["ratio"] + 0.05, "and where the pairs differ, chance counts"
+    assert of_four_by_optuna.peers["ratio"] == pytest.approx(1)
     assert better.value == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.search import RecordedLatencyMeter
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.testing.trials import PARAMS, tiny_runner
+from foundry_ray.training.shape import Shape
 from foundry_ray.types import CompressionRecipe, LatencyResult, Step, Trial
 
 STEPS = 4  # of an epoch
@@ -290,6 +292,37 @@ def test_where_memory_runs_out_a_trial_goes_on_from_its_last_rung_in_smaller_pas
         "trial 0 was out of memory with 16 rows in a pass; it goes on from epoch 1 with 8, the same batch of 16.",
     ]
     assert full.num_steps == 2 * STEPS + 2 + 2 * STEPS
+
+
+def test_where_memory_runs_out_what_was_trained_is_let_go_before_it_is_made_anew(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    from foundry_ray.search.trial.context import Phases, Place
+    from foundry_ray.search.trial.students import Student, Students
+    from foundry_ray.search.trial.training import Arrays, Training, Work
+
+    students, was_there = Students(trial_context), []
+
+    def make() -> Student:
+        was_there.append(before() is not None)
+        return students.make(PARAMS, 1)
+
+    clock = FakeClock()
+    place = Place(
+        context=trial_context,
+        arrays=Arrays(trial_context),
+        store=memory_store,
+        clock=clock,
+        reporter=RecordingReporter(),
+        device="cpu",
+        between_steps=_Full(2),
+        room_bytes=None,
+        phases=Phases(clock),
+    )
+    shape = Shape(num_workers=1, micro_batch_size=16, accumulation=1, zero_stage=0)
+    work = Work(number=0, params=PARAMS, seed=1, make=make, shape=shape, prefix="p", checkpoint=None)
+    training = Training(work, students.make(PARAMS, 1), place)
+    before = weakref.ref(training.loop)
+    training.run_epoch()
+    assert was_there == [False]
 
 
 def test_where_memory_runs_out_with_one_row_a_trial_has_failed(trial_context: TrialContext, memory_store: MemoryStore) -> None:
