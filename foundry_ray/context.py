@@ -103,13 +103,17 @@ class Context:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        lost = None
         if "session" in self.__dict__:
+            lost = self.session.lost
             self.session.close()
         # A job shares the home with the head that it runs on, and must not stop it.
         if not self.settings.is_inside_job and self._is_last() and not _keep_mark(self.settings).exists():
             stop_services(self.settings)
         if self._lock is not None:
             self._lock.close()
+        if lost is not None and isinstance(error, KeyboardInterrupt):
+            raise lost from None
 
     def _is_last(self) -> bool:
         assert self._lock is not None

@@ -11,7 +11,15 @@ from foundry_ray.plugins import IMPORT, load_import
 from foundry_ray.runlog import plugin_source_sha256, stage_key
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, StudyResult, canonical_sha256, to_json
 
-_VERSIONS = {"data": 1, "teacher": 2, "study": 2, "search": 1, "student": 2, "evaluation": 1, "registry": 1}
+_VERSIONS = {"data": 1, "teacher": 2, "study": 3, "search": 2, "student": 2, "evaluation": 1, "registry": 1}
+_SCHEDULER_KEYS = {
+    "asha": ("rungs", "reduction_factor"),
+    "hyperband": ("rungs", "reduction_factor"),
+    "median": ("rungs", "min_results"),
+    "pbt": ("rungs", "population", "quantile", "resample_ratio"),
+    "none": (),
+}
+"""What each kind of scheduler decides by; the other keys of its section change nothing."""
 
 
 def data(config: PipelineConfig, settings: Settings) -> str:
@@ -30,17 +38,32 @@ def teacher(config: PipelineConfig, dataset: DatasetRef) -> str:
 
 
 def study(config: PipelineConfig, dataset: DatasetRef, teacher: ModelArtifact) -> tuple[str, str]:
-    """Key of the study (its journal), and of its result. A larger budget or another policy continues the same study."""
+    """Key of the study (its journal), and of its result. A larger budget, another policy or another device to measure on continues the same study."""
     from foundry_ray.search.space import load_space
 
-    search = semantic(config.search)
-    choose = search.pop("choose")
-    search.pop("budget")
+    search, scheduler = semantic(config.search), config.search.scheduler
+    for name in ("choose", "budget", "objectives", "constraints"):  # the space has objectives and constraints, whoever set them
+        search.pop(name)
+    decisive = semantic(scheduler)
+    search["scheduler"] = {name: decisive[name] for name in ("kind", *_SCHEDULER_KEYS[scheduler.kind])} | {"last": scheduler.rungs[-1]}
+    search["latency"] = _measuring(config)
     search["space"] = to_json(load_space(config.search.space, config.search))
     fields: dict[str, Json] = {"search": search, "student": semantic(config.student), **_learning(config)}
     identity = _key("study", fields, {"dataset": dataset.fingerprint, "teacher": teacher.artifact.sha256, **_plugins(config), **_steps()})
+    return identity, result(config, identity)
+
+
+def result(config: PipelineConfig, study_key: str) -> str:
+    """Key of what came of a study: with this budget, measured there, and chosen from by this policy."""
     budget = to_json(config.search.budget.model_dump())
-    return identity, _key("search", {"choose": choose, "budget": budget}, {"study": identity})
+    fields: dict[str, Json] = {"choose": config.search.choose, "budget": budget, "device": config.search.latency.device}
+    return _key("search", fields, {"study": study_key})
+
+
+def training(config: PipelineConfig) -> str:
+    """What makes the result of a trial besides its parameters, the data set and the teacher: where it is equal, studies can share trials."""
+    fields: dict[str, Json] = {"student": semantic(config.student), "latency": _measuring(config), **_learning(config)}
+    return _key("study", fields, {**_plugins(config), **_steps()})
 
 
 def student(config: PipelineConfig, study: StudyResult) -> str:
@@ -69,6 +92,11 @@ def code(config: PipelineConfig) -> dict[str, str]:
 
     found = {"commit": commit_of(Path.cwd()), **{f"plugin {name}": sha256 for name, sha256 in {**_plugins(config), **_steps()}.items()}}
     return {name: value for name, value in found.items() if value}
+
+
+def _measuring(config: PipelineConfig) -> dict[str, Json]:
+    """How latency is measured, wherever that is."""
+    return {name: value for name, value in semantic(config.search.latency).items() if name != "device"}
 
 
 def _learning(config: PipelineConfig) -> dict[str, Json]:

@@ -68,13 +68,22 @@ class Pipeline:
         """
         stages = StageRunner(self.context, again or self._new_record(source), fresh=fresh, until=until)
         on_start(stages.record.run_id)
-        try:
-            return stages.finish(RunStatus.DONE if self._story(stages) else RunStatus.REJECTED)
-        except AsFarAsAsked:
-            return stages.finish(_verdict(stages.record))
-        except BaseException as error:
-            stages.fail(error)
-            raise
+        return _told(stages, self._story)
+
+    def run_another(self, origin: RunRecord, study: StudyResult) -> RunRecord:
+        """Finish the trial that a finished study chooses now, and go on as `run` does. Nothing is searched or trained but that trial.
+
+        Args:
+            origin: The run that found it, whose data set and teacher are taken as they are.
+            study: Its study, chosen from by `config.search.choose`.
+        """
+
+        def story(stages: StageRunner) -> bool:
+            dataset, teacher = stages.take("data", origin, DatasetRef), stages.take("teacher", origin, ModelArtifact)
+            chosen = stages.do("search", keys.result(self.config, study.study_key), lambda: study, StudyResult)
+            return self._finish(stages, dataset, teacher, chosen)
+
+        return _told(StageRunner(self.context, self._new_record(f"another trial of {origin.run_id}")), story)
 
     def _story(self, stages: StageRunner) -> bool:
         config, settings = self.config, self.context.settings
@@ -85,7 +94,10 @@ class Pipeline:
 
         study_key, result_key = keys.study(config, dataset, teacher)
         study = stages.do("search", result_key, lambda: self.search(dataset, teacher, study_key), StudyResult, progress_key=study_key)
+        return self._finish(stages, dataset, teacher, study)
 
+    def _finish(self, stages: StageRunner, dataset: DatasetRef, teacher: ModelArtifact, study: StudyResult) -> bool:
+        config = self.config
         student_key = keys.student(config, study)
         student = stages.do("student", student_key, lambda: self.make_student(dataset, teacher, study.chosen_trial, student_key), ModelArtifact)
 
@@ -114,7 +126,8 @@ class Pipeline:
 
         return train_teacher(self.config, dataset, stage_key, context=self.context)
 
-    def _study_context(self, dataset: DatasetRef, teacher: ModelArtifact) -> StudyContext:
+    def study_context(self, dataset: DatasetRef, teacher: ModelArtifact) -> StudyContext:
+        """What the study is about, and where it finds it."""
         from foundry_ray.search.study import StudyContext
 
         return StudyContext(
@@ -127,6 +140,7 @@ class Pipeline:
             teacher=teacher,
             store=self.context.store,
             settings=self.context.settings,
+            training=keys.training(self.config),
         )
 
     def search(self, dataset: DatasetRef, teacher: ModelArtifact, study_key: str) -> StudyResult:
@@ -135,7 +149,7 @@ class Pipeline:
 
         context = self.context
         return run_study(
-            self._study_context(dataset, teacher), study_key=study_key, clock=context.clock, reporter=context.reporter, session=context.session
+            self.study_context(dataset, teacher), study_key=study_key, clock=context.clock, reporter=context.reporter, session=context.session
         )
 
     def make_student(self, dataset: DatasetRef, teacher: ModelArtifact, trial: Trial, stage_key: str) -> ModelArtifact:
@@ -146,7 +160,7 @@ class Pipeline:
         resources = context.session.resources()
         return context.session.call(
             make_student,
-            self._study_context(dataset, teacher),
+            self.study_context(dataset, teacher),
             trial,
             stage_key=stage_key,
             clock=context.clock,
@@ -242,6 +256,17 @@ def predict(model: str, source: Path, *, context: Context | None = None) -> tupl
 
     with _surroundings(context) as around:
         return endpoints.predict(model, source, context=around)
+
+
+def _told(stages: StageRunner, story: Callable[[StageRunner], bool]) -> RunRecord:
+    """The record of a story, closed however it ends."""
+    try:
+        return stages.finish(RunStatus.DONE if story(stages) else RunStatus.REJECTED)
+    except AsFarAsAsked:
+        return stages.finish(_verdict(stages.record))
+    except BaseException as error:
+        stages.fail(error)
+        raise
 
 
 def _verdict(record: RunRecord) -> RunStatus:

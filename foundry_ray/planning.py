@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from foundry_ray import keys
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def check(config: PipelineConfig) -> None:
-    """Everything that is wrong wherever it runs: names, the training, the space, the policy. Raises ConfigError and its kin.
+def check(config: PipelineConfig, *, until: str | None = None) -> None:
+    """Everything that is wrong wherever it runs: names, the training, the search. Raises ConfigError and its kin.
 
     Something of the user's own (`import:`) is imported: whether that works is a part of the question.
+
+    Args:
+        until: The last stage; all of them where None.
     """
     from foundry_ray import models, tasks
-    from foundry_ray.search.policy import parse_policy
-    from foundry_ray.search.space import load_space
+    from foundry_ray.search.checks import check_search, check_students
     from foundry_ray.training.checks import check_batch, check_training
 
     models.check(config.teacher.model)
@@ -37,8 +40,13 @@ def check(config: PipelineConfig) -> None:
     check_training(config.teacher)
     if config.data.split.train >= 1:
         check_batch(config.teacher, int(config.data.split.train))
-    load_space(config.search.space, config.search)
-    parse_policy(config.search.choose)
+    space = check_search(config)
+    if _searches(until):
+        check_students(space, config)
+
+
+def _searches(until: str | None) -> bool:
+    return until not in ("data", "teacher")
 
 
 def check_data(config: PipelineConfig, settings: Settings) -> Schema:
@@ -73,14 +81,20 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         ResourcesUnavailable: The workers do not fit this machine, which is what trains.
     """
     from foundry_ray.runtime import local_head
+    from foundry_ray.search.checks import check_imported, check_place
+    from foundry_ray.search.space import load_space
     from foundry_ray.training.checks import check_machine
 
-    if until not in ("data", "teacher"):
+    if _searches(until):
         images_only(schema, what="the search for a student")
+        check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
     head = _local_head(config.cluster, settings)
     if head is not None:
         is_running = local_head.status(settings) is not None
-        check_machine(config.teacher, num_cpus=None if is_running else head.num_cpus or multiprocessing.cpu_count())
+        num_cpus = head.num_cpus or multiprocessing.cpu_count()
+        check_machine(config.teacher, num_cpus=None if is_running else num_cpus)
+        if _searches(until):
+            check_place(config.search, num_cpus=None if is_running else num_cpus, num_gpus=head.num_gpus)
 
 
 def _local_head(cluster: str, settings: Settings) -> HeadOptions | None:
@@ -105,6 +119,12 @@ def check_stages(names: Collection[str], *, option: str = "--fresh") -> None:
     unknown = sorted(set(names) - set(keyed))
     if unknown:
         raise ConfigError(f"{option} got {unknown[0]!r}, wanted one of {', '.join(keyed)}.", hint="name a stage; serving is reconciled at every run.")
+
+
+def check_price(price: float | None, *, is_profiled: bool) -> None:
+    """Refuse a price that nothing would be multiplied with."""
+    if price is not None and not is_profiled:
+        raise ConfigError(f"--price got {price:g} without --profile, wanted both: hours are estimated by a profile.", hint="add `--profile`.")
 
 
 @contextmanager
@@ -137,6 +157,63 @@ def plan(config: PipelineConfig, *, store: ArtifactStore | None, settings: Setti
         training=_training(config.teacher, look.dataset, is_here=_local_head(config.cluster, settings) is not None),
         warnings=tuple(_warnings(config, schema, settings)),
     )
+
+
+def profiled(planned: Plan, config: PipelineConfig, *, store: ArtifactStore | None, settings: Settings, price: float | None = None) -> Plan:
+    """The plan with a profile of its search space, for which models are built, measured and trained for a few steps. Needs torch, and no data.
+
+    Args:
+        planned: What `plan` gave for this pipeline.
+        config: The pipeline.
+        store: Says how many rows the data set has, where it is prepared.
+        settings: Where FOUNDRY_HOME is.
+        price: Of a worker-hour; that of the budget where None.
+
+    Raises:
+        ConfigError: The data set is of something else than images.
+        SearchSpaceError: No student can be built.
+        ResourcesUnavailable: Not one trial fits this machine, where it is what searches.
+    """
+    import torch
+
+    from foundry_ray.clock import SystemClock
+    from foundry_ray.observability import ConsoleReporter
+    from foundry_ray.search.checks import check_imported
+    from foundry_ray.search.profile import Circumstances, profile_space, scratch_tools
+    from foundry_ray.search.space import load_space
+
+    schema, clock = images_only(check_data(config, settings), what="the profile of a search space"), SystemClock()
+    check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
+    num_gpus = torch.cuda.device_count()
+    around = Circumstances(
+        rows=_rows(config, store, settings),
+        num_workers=_num_workers(config, settings, num_gpus=num_gpus),
+        price=config.search.budget.price_per_worker_hour if price is None else price,
+        device="cuda:0" if num_gpus else "cpu",
+    )
+    with scratch_tools(config.search.latency, settings, clock=clock, reporter=ConsoleReporter(clock=clock)) as tools:
+        return replace(planned, profile=profile_space(config, schema, around, tools))
+
+
+def _rows(config: PipelineConfig, store: ArtifactStore | None, settings: Settings) -> tuple[int, int] | None:
+    """Of train and val: as prepared, or as the configuration counts them."""
+    dataset, split = _Look(config, store).output("data", keys.data(config, settings), DatasetRef), config.data.split
+    if dataset is not None:
+        return dataset.splits["train"].num_rows, dataset.splits["val"].num_rows
+    return (int(split.train), int(split.val)) if split.train >= 1 and split.val >= 1 else None
+
+
+def _num_workers(config: PipelineConfig, settings: Settings, *, num_gpus: int) -> int | None:
+    """That the local head has room for; another cluster has not been asked. Raises ResourcesUnavailable."""
+    from foundry_ray.search.pool.slots import plan_slots
+
+    head = _local_head(config.cluster, settings)
+    if head is None:
+        return None
+    cpus = float(head.num_cpus or multiprocessing.cpu_count())
+    gpus = float(num_gpus if head.num_gpus is None else head.num_gpus)
+    slots = plan_slots({"CPU": cpus, "GPU": gpus}, config.search.trial)
+    return slots.count * slots.num_workers
 
 
 def _training(config: TeacherConfig, dataset: DatasetRef | None, *, is_here: bool) -> PlannedTraining:

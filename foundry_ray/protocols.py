@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from foundry_ray.observability import StudyView
 from foundry_ray.types import ImageSchema, Json, LatencyResult, Scalar, Schema
 
 if TYPE_CHECKING:
@@ -230,6 +231,14 @@ class Reporter(Protocol):
 
     def warn(self, message: str) -> None:
         """Something was skipped, replaced or doubted: shown, and kept in the RunRecord."""
+
+
+@runtime_checkable
+class StudyReporter(Protocol):
+    """A reporter that can also show a whole study as it stands. Not every one can: who has a view asks with isinstance."""
+
+    def study(self, view: StudyView) -> None:
+        """The study stands so now; at most twice a second."""
 
 
 class LatencyMeter(Protocol):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from foundry_ray.context import Context
-from foundry_ray.errors import StoreError
+from foundry_ray.errors import ArtifactNotFound, StoreError
 from foundry_ray.runlog import (
     Lease,
     StageResult,
@@ -110,6 +110,22 @@ class StageRunner:
         result = read_result(store, name, key)
         assert result is not None
         return self._reuse(name, key, result, kind, f"run {result.run_id} did it meanwhile")
+
+    def take(self, name: str, origin: RunRecord, kind: type[T]) -> T:
+        """The output that another run recorded for a stage, as it is: neither looked for under a key of today, nor done again.
+
+        Raises:
+            ArtifactNotFound: That run has not done the stage.
+        """
+        stage = origin.stage(name)
+        if stage is None or stage.outputs is None:
+            hint = f"`foundry resume {origin.run_id}` goes on with it."
+            raise ArtifactNotFound(f"Run {origin.run_id} has not done its stage {name}.", hint=hint, key=origin.run_id)
+        reason = f"taken from run {origin.run_id}"
+        self._lay_claim(name, stage.key, stage.progress_key)
+        self._note(replace(stage, status=StageStatus.REUSED, attempts=0, reason=reason, error=None))
+        self._context.reporter.reused(name, reason)
+        return from_json(kind, stage.outputs, what=f"stage {name} of {origin.run_id}")
 
     def reconcile(self, name: str, work: Callable[[], T]) -> T:
         """Do a stage whose result is the state of the world and not an object: always."""

@@ -15,6 +15,13 @@ from foundry_ray.documents import canonical_sha256 as canonical_sha256
 from foundry_ray.documents import from_json as from_json
 from foundry_ray.documents import parse_json as parse_json
 from foundry_ray.documents import to_json as to_json
+from foundry_ray.plans import Plan as Plan
+from foundry_ray.plans import PlannedStage as PlannedStage
+from foundry_ray.plans import PlannedTraining as PlannedTraining
+from foundry_ray.plans import ProfiledModel as ProfiledModel
+from foundry_ray.plans import Reach as Reach
+from foundry_ray.plans import SpaceProfile as SpaceProfile
+from foundry_ray.plans import StudyEffort as StudyEffort
 from foundry_ray.schemas import ImageSchema as ImageSchema
 from foundry_ray.schemas import Preprocessing as Preprocessing
 from foundry_ray.schemas import Schema as Schema
@@ -121,6 +128,7 @@ class SearchSpace:
     params: tuple[Param, ...]
     objectives: tuple[Objective, ...] = ()
     constraints: tuple[str, ...] = ()
+    relations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +157,14 @@ class CompressionRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One sampled configuration and what became of it. `values` are the last reported metrics by name (val only)."""
+    """One sampled configuration and what became of it. `values` are the last reported metrics by name (val only).
+
+    Attributes:
+        rung: Index of the highest rung that it reached.
+        dominated: Why it is no candidate although its values are real: it is compressed, and not faster than the teacher. Empty otherwise.
+        device: Fingerprint of the device that its latency is of.
+        bracket: Of Hyperband; 0 elsewhere.
+    """
 
     trial_id: str
     number: int
@@ -165,11 +180,29 @@ class Trial:
     error: str | None = None
     seed: int = 0
     duration_s: float = 0.0
+    dominated: str = ""
+    device: str = ""
+    bracket: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyProgress:
+    """How far a study was when a trial reported: `hypervolume` is that of all values until then, as a share of the box up to the worst of them."""
+
+    at_s: float
+    worker_seconds: float
+    epochs: int
+    num_trials: int
+    hypervolume: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
-    """What a study found. `pareto_front` and `chosen` are trial numbers; `worker_seconds` is the sum over trials."""
+    """What a study found. `pareto_front` and `chosen` are trial numbers; `worker_seconds` is how long workers were busy with it, all together.
+
+    `stopped_by` says what ended the asking: `trials`, `wall_time_s`, `worker_hours`, `cost`, `min_gain_per_worker_hour`, `space` (a grid is done) or
+    `scheduler` (a population is complete).
+    """
 
     study_name: str
     study_key: str
@@ -179,6 +212,9 @@ class StudyResult:
     chosen: int
     num_by_state: Mapping[str, int]
     worker_seconds: float
+    history: tuple[StudyProgress, ...] = ()
+    stopped_by: str = ""
+    cost: float = 0.0
 
     @property
     def chosen_trial(self) -> Trial:
@@ -346,43 +382,6 @@ class RunRecord:
 
     def stage(self, name: str) -> StageRecord | None:
         return next((stage for stage in self.stages if stage.name == name), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStage:
-    """What a run would do with a stage. `key` is empty where it hangs on the output of a stage that has not run."""
-
-    name: str
-    action: Literal["reused", "resumed", "run", "skipped"]
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedTraining:
-    """How the teacher would be trained. Steps are None until the data is prepared; `zero_stage` is None where nothing is sharded."""
-
-    engine: Literal["torch", "deepspeed"]
-    precision: str
-    batch_size: int
-    num_workers: int
-    min_workers: int
-    micro_batch_size: int
-    accumulation: int
-    zero_stage: int | None
-    steps_per_epoch: int | None
-    num_steps: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A checked configuration with everything resolved, and its stages."""
-
-    pipeline: str
-    config: Json
-    stages: tuple[PlannedStage, ...]
-    training: PlannedTraining
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,13 +69,15 @@ def on_interrupt(command: str) -> None:
 
 def run_app(app: typer.Typer) -> int:
     """Run the command line and turn its end into an exit code: the one process border that catches everything typed."""
-    from foundry_ray.errors import FoundryError
+    from foundry_ray.errors import ClusterUnreachable, FoundryError
 
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = int(app(standalone_mode=False, prog_name="foundry") or 0)
     except FoundryError as error:
-        _fail(type(error).__name__, error.message, error.hint, error.exit_code)
+        is_away = isinstance(error, ClusterUnreachable) and bool(_State.interrupted_hint)
+        hint = f"{error.hint.rstrip('.')}; `{_State.interrupted_hint}` goes on from here." if is_away else error.hint
+        _fail(type(error).__name__, error.message, hint, error.exit_code)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 from foundry_ray.cli.output import JsonOption, StoreOption, emit, on_interrupt, text
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from foundry_ray.config import StoreConfig
     from foundry_ray.types import RunRecord
 
@@ -38,16 +41,26 @@ def schema(json_output: JsonOption = False) -> None:
 
 
 def plan(
-    pipeline: PipelineArgument, scale: ScaleOption = None, set_: SetOption = None, store: StoreOption = None, json_output: JsonOption = False
+    pipeline: PipelineArgument,
+    scale: ScaleOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Build and measure students of the search space: sizes, latency, reachable constraints, hours, cost.")
+    ] = False,
+    price: Annotated[float | None, typer.Option("--price", metavar="PRICE", min=0.0, help="What a worker-hour costs, for --profile.")] = None,
+    json_output: JsonOption = False,
 ) -> None:
-    """Check a pipeline and say what would be reused, resumed or run, and why."""
+    """Check a pipeline and say what would be reused, resumed or run, and why; with --profile, what its search space comes to, in a minute."""
     from foundry_ray.config import load_config, settings, store_config
-    from foundry_ray.planning import open_existing, plan
+    from foundry_ray.planning import check_price, open_existing, plan, profiled
     from foundry_ray.reporting.lists import plan_table
 
+    check_price(price, is_profiled=profile)
     config = load_config(pipeline, set_ or (), scale=scale)
     with open_existing(store_config(store) if store else config.store, settings()) as found:
         planned = plan(config, store=found, settings=settings())
+        planned = profiled(planned, config, store=found, settings=settings(), price=price) if profile else planned
     emit(planned, lambda: plan_table(planned))
 
 
@@ -69,9 +82,9 @@ def run(
     from foundry_ray.planning import check, check_data, check_run, check_stages
 
     config = load_config(pipeline, set_ or (), scale=scale)
-    check(config)
     check_stages(fresh or ())
     check_stages([until] if until else (), option="--until")
+    check(config, until=until)
     config = config.model_copy(update={"store": store_config(store) if store else config.store, "cluster": address or config.cluster})
     check_run(config, check_data(config, settings()), settings(), until=until)
     with open_context(config.store, cluster=config.cluster, keep=keep, events=config.name) as context:
@@ -82,7 +95,7 @@ def run(
         record = job.run(
             fresh=fresh or (), until=until, source=str(pipeline), on_start=lambda run_id: on_interrupt(_resuming(run_id, config.store, named_by))
         )
-        _finish(record)
+        finish(record)
 
 
 def resume(
@@ -97,7 +110,7 @@ def resume(
 
     on_interrupt(f"foundry resume {run}" + (f" --store {store}" if store else ""))
     with open_context(store, events=run) as context:
-        _finish(resume(run, context=context, cluster=address))
+        finish(resume(run, context=context, cluster=address))
 
 
 def _resuming(run: str, store: StoreConfig, named_by: str) -> str:
@@ -109,11 +122,18 @@ def _resuming(run: str, store: StoreConfig, named_by: str) -> str:
     return f"foundry resume {run} --store {store if store == StoreConfig(uri=store.uri) else named_by}"
 
 
-def _finish(record: RunRecord) -> None:
+def finish(record: RunRecord) -> None:
+    """Print the record of a run that has ended; exit code 3 where a gate said no."""
     from foundry_ray.reporting.tables import run_summary
+
+    end(record, record, lambda: run_summary(record))
+
+
+def end(record: RunRecord, value: object, render: Callable[[], RenderableType]) -> None:
+    """Print what came of a run; exit code 3 where a gate said no."""
     from foundry_ray.types import RunStatus
 
-    emit(record, lambda: run_summary(record))
+    emit(value, render)
     if record.status is RunStatus.REJECTED:
         raise typer.Exit(_REJECTED)
 

@@ -95,10 +95,11 @@ def report(
     from foundry_ray.context import open_context
     from foundry_ray.reporting.page import write
     from foundry_ray.runlog import find_run
+    from foundry_ray.search.importance import importances_of
 
     with open_context(store) as context:
         record = find_run(context.store, run)
-        path = write(context.store, record, output or Path(f"{record.run_id}.html"))
+        path = write(context.store, record, output or Path(f"{record.run_id}.html"), importances_of(record, context.store))
     emit({"run_id": record.run_id, "path": str(path)}, text(f"Wrote {path}"))
 
 
@@ -109,15 +110,20 @@ def trials(
     store: StoreOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """List the trials of a run's study."""
+    """List the trials of a run's study, also while it runs."""
     from foundry_ray.context import open_context
-    from foundry_ray.reporting.leaderboard import leaderboard
+    from foundry_ray.reporting.leaderboard import columns, leaderboard
     from foundry_ray.reporting.tables import trials_table
     from foundry_ray.runlog import find_run
+    from foundry_ray.search.importance import importances_of, that_matter
+    from foundry_ray.studies import study_as_it_stands
 
     with open_context(store) as context:
-        study, chosen = leaderboard(find_run(context.store, run), only_front=pareto, sort=sort)
-    emit(chosen, lambda: trials_table(study, chosen))
+        record = find_run(context.store, run)
+        study = study_as_it_stands(record, context)
+        shown = leaderboard(study, only_front=pareto, sort=sort)
+        params = columns(shown, that_matter(importances_of(record, context.store)))
+    emit(shown, lambda: trials_table(study, shown, params))
 
 
 def add_to(app: typer.Typer) -> None:

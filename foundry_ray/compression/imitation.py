@@ -28,23 +28,20 @@ def int8_module(model: nn.Module, calibration_NCHW: np.ndarray) -> nn.Module:
     """See `simulate.simulate`."""
     onnx = to_onnx(model, _schema_of(model, calibration_NCHW))
     proto, grids = calibrated(onnx, calibration_NCHW)
-    return _Int8(open_runtime(write(proto, grids)), _imitation(model, grids))
+    is_here = next(model.parameters()).device.type == "cpu"
+    imitation = None if is_here else _imitation(model, grids)
+    return _Served(open_runtime(write(proto, grids))) if imitation is None else imitation
 
 
-class _Int8(nn.Module):
-    """Runs the served file for tensors on the CPU, and the imitation elsewhere."""
+class _Served(nn.Module):
+    """Runs the served file, on the CPU."""
 
-    def __init__(self, runtime: Runtime, imitation: nn.Module | None) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         super().__init__()
         self._runtime = runtime
-        self.imitation = imitation
 
     @torch.inference_mode()
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        if pixels_BCHW.device.type != "cpu" and self.imitation is not None:
-            with torch.autocast(pixels_BCHW.device.type, enabled=False):
-                imitated: Tensor = self.imitation.to(pixels_BCHW.device)(pixels_BCHW.float())
-                return imitated
         images = pixels_BCHW.round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
         return torch.from_numpy(run_batched(self._runtime, images)).to(pixels_BCHW.device)
 
@@ -81,7 +78,7 @@ def _round_weights(traced: fx.GraphModule, node: fx.Node, grids: Mapping[str, Gr
 
 
 class _Imitation(nn.Module):
-    """Interprets a folded graph and rounds each stored tensor to its grid."""
+    """Interprets a folded graph and rounds each stored tensor to its grid; goes to where its inputs are."""
 
     def __init__(self, traced: fx.GraphModule, grids: Mapping[str, Grid]) -> None:
         super().__init__()
@@ -90,7 +87,9 @@ class _Imitation(nn.Module):
 
     @torch.inference_mode()
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        logits: Tensor = _Rounding(self.traced, self._grids).run(pixels_BCHW)
+        device = pixels_BCHW.device
+        with torch.autocast(device.type, enabled=False):
+            logits: Tensor = _Rounding(self.traced.to(device), self._grids).run(pixels_BCHW.float())
         return logits
 
 

@@ -11,8 +11,7 @@ from foundry_ray.compression import steps
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.types import CompressionRecipe, Scalar, Step
 
-# A search parameter's plain name -> the step and the parameter that it sets; `step.parameter` names any other step's.
-_PLAIN_NAMES = {
+PLAIN_NAMES = {
     "width": ("shrink", "width"),
     "depth": ("shrink", "depth"),
     "prune_ratio": ("prune", "ratio"),
@@ -20,6 +19,7 @@ _PLAIN_NAMES = {
     "distil_temperature": ("distil", "temperature"),
     "weight_bits": ("quantize", "bits"),
 }
+"""A search parameter's plain name -> the step and the parameter that it sets; `step.parameter` names any other step's."""
 _ORDER = ("shrink", "prune", "distil", "quantize")
 # A third party's step changes the model's shape or weights, so it acts after the shipped ones that do.
 _OTHERS = _ORDER.index("distil") - 0.5
@@ -37,8 +37,8 @@ def recipe_from_params(params: Mapping[str, Scalar]) -> tuple[Mapping[str, Scala
     by_kind: dict[str, dict[str, Scalar]] = {}
     for name, value in params.items():
         kind, _, parameter = name.rpartition(".")
-        if name in _PLAIN_NAMES:
-            kind, parameter = _PLAIN_NAMES[name]
+        if name in PLAIN_NAMES:
+            kind, parameter = PLAIN_NAMES[name]
         if kind:
             by_kind.setdefault(kind, {})[parameter] = value
         else:

@@ -4,7 +4,7 @@ Decides: keys, defaults, ranges, units, what `scale` does, which fields are sema
 """
 
 from foundry_ray.config.environment import Settings, SigningKeys, settings, signing_keys
-from foundry_ray.config.loading import load_config, parse_params, read_yaml, semantic, store_config, validate
+from foundry_ray.config.loading import load_config, overridden, parse_params, read_yaml, semantic, store_config, validate
 from foundry_ray.config.scale import apply_scale
 from foundry_ray.config.section import Section
 from foundry_ray.config.sections import (
@@ -22,6 +22,7 @@ from foundry_ray.config.sections import (
     SloConfig,
     SplitConfig,
     StudentConfig,
+    TrialConfig,
 )
 from foundry_ray.config.store import RetentionConfig, StoreConfig, StoreField
 from foundry_ray.config.training import (
@@ -64,8 +65,10 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+    "TrialConfig",
     "apply_scale",
     "load_config",
+    "overridden",
     "parse_params",
     "read_yaml",
     "semantic",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +31,60 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, scale: str |
     document = read_yaml(Path(path))
     if isinstance(document.get("store"), str):  # so that an override can name a key of the section
         document["store"] = {"uri": document["store"]}
-    for override in overrides:
-        _set(document, override)
+    document = overridden(document, overrides)
     if scale is not None:
         document["scale"] = scale
     return apply_scale(validate(PipelineConfig, document, where=str(path)))
 
 
+def overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a configuration with `key=value` overrides. Raises ConfigError for one that is none."""
+    changed = copy.deepcopy(dict(document))
+    for override in overrides:
+        _set(changed, override)
+    return changed
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file whose top is a mapping. Raises ConfigError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneValueLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist.", hint="`foundry init` writes a pipeline.yaml to start from.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.", hint="name a YAML file.") from error
+    except _TwiceError as error:
+        raise ConfigError(f"{path}: {error.key} is there twice, again at line {error.line}, wanted once.", hint="keep one of the two.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         raise ConfigError(
             f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.", hint="check the indentation and the brackets there."
         ) from error
+    if document is None:
+        raise ConfigError(f"{path} is empty, wanted a mapping of sections.", hint="`foundry schema` prints those of a pipeline.")
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds a {type(document).__name__}, wanted a mapping of sections.", hint="`foundry schema` prints what is allowed.")
     return document
+
+
+class _TwiceError(Exception):
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(key, line)
+        self.key, self.line = key, line
+
+
+class _OneValueLoader(yaml.SafeLoader):
+    """Safe, and a key that is written twice in a mapping is an error: PyYAML forgets the first value without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise _TwiceError(key.value, key.start_mark.line + 1)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep=deep)
 
 
 def store_config(text: str) -> StoreConfig:
@@ -70,6 +101,8 @@ def store_config(text: str) -> StoreConfig:
 
 
 M = typing.TypeVar("M", bound=BaseModel)
+_WANTED = {"tuple_type": "must be a list", "too_short": "must have more items", "too_long": "must have fewer items"}
+"""What pydantic says in the words of Python."""
 
 
 def validate(model: type[M], document: object, *, where: str) -> M:
@@ -130,7 +163,7 @@ def _readable(model: type[BaseModel], detail: ErrorDetails, where: str) -> Found
         said = detail["msg"].removeprefix("Value error, ")
         return OutOfRange(f"{where}: {path + ': ' if path else ''}{said}.", hint="`foundry schema` describes these keys.", key=path, value=None)
     got = detail["input"]
-    wanted = detail["msg"].replace("Input should be", "must be")
+    wanted = _WANTED.get(detail["type"]) or detail["msg"].replace("Input should be", "must be")
     return OutOfRange(f"{where}: {path} is {got!r}, but {wanted}.", hint=f"`foundry schema` gives the range of `{path}`.", key=path, value=repr(got))
 
 

@@ -47,11 +47,20 @@ class DataConfig(Section):
 
 
 class SchedulerConfig(Section):
-    """When a trial is stopped."""
+    """When a trial is stopped, or its weights replaced."""
 
-    kind: Literal["asha", "none"] = Field("asha", description="asha: at each rung the best 1/reduction_factor go on (arXiv 1810.05934).")
+    kind: Literal["asha", "hyperband", "median", "pbt", "none"] = Field(
+        "asha",
+        description="asha: at each rung the best 1/reduction_factor go on (arXiv 1810.05934; with several objectives MO-ASHA, 2106.12639); "
+        "hyperband: brackets that start at different rungs (1603.06560); median: whoever is worse than the median of the others stops; "
+        "pbt: the worst take over weights and parameters of the best (1711.09846).",
+    )
     rungs: tuple[int, ...] = Field((1, 3, 9), min_length=1, description="Epochs at which trials are compared; the last one completes a trial.")
     reduction_factor: float = Field(3.0, gt=1, le=16, description="One in this many goes on to the next rung.")
+    min_results: int = Field(5, ge=1, le=10_000, description="median: results that a rung needs before a trial is stopped there.")
+    population: int = Field(8, ge=2, le=10_000, description="pbt: members; search.budget.trials is raised to no more than these.")
+    quantile: float = Field(0.25, gt=0, le=0.5, description="pbt: share of the members that is replaced, and share that replaces them.")
+    resample_ratio: float = Field(0.25, ge=0, le=1, description="pbt: how often a parameter is drawn anew instead of changed by a factor 0.8 or 1.2.")
 
     @model_validator(mode="after")
     def _rising(self) -> SchedulerConfig:
@@ -69,10 +78,30 @@ class ObjectiveConfig(Section):
 
 
 class BudgetConfig(Section):
-    """How much a study may spend. Execution: a larger budget continues the same study."""
+    """How much a study may spend. Execution: a larger budget continues the same study. What is first spent ends the asking."""
 
     trials: int = Field(16, ge=1, le=1_000_000, description="Trials in all.", json_schema_extra=_EXECUTION)
-    wall_time_s: float | None = Field(None, gt=0, description="Seconds after which no trial is started.", json_schema_extra=_EXECUTION)
+    wall_time_s: float | None = Field(
+        None, gt=0, description="Seconds of the study, over all its drivers, after which no trial is begun.", json_schema_extra=_EXECUTION
+    )
+    worker_hours: float | None = Field(
+        None, gt=0, description="Hours of work by all workers after which no trial is begun.", json_schema_extra=_EXECUTION
+    )
+    price_per_worker_hour: float = Field(0.0, ge=0, description="What one worker costs an hour, in your currency.", json_schema_extra=_EXECUTION)
+    cost: float | None = Field(None, gt=0, description="Money after which no trial is begun; needs a price.", json_schema_extra=_EXECUTION)
+    min_gain_per_worker_hour: float | None = Field(
+        None,
+        gt=0,
+        description="Least gain of hypervolume an hour of work, as a share of what there is, over the last quarter of the work; below it no trial is "
+        "begun.",
+        json_schema_extra=_EXECUTION,
+    )
+
+    @model_validator(mode="after")
+    def _priced(self) -> BudgetConfig:
+        if self.cost is not None and not self.price_per_worker_hour:
+            raise ValueError(f"cost is {self.cost:g} and price_per_worker_hour is 0; set the price, or name worker_hours")
+        return self
 
 
 class LatencyConfig(Section):
@@ -81,28 +110,57 @@ class LatencyConfig(Section):
     batch_size: int = Field(1, ge=1, le=4096, description="Samples per forward pass.")
     threads: int = Field(1, ge=1, le=256, description="Threads of the runtime.")
     budget_s: float = Field(1.0, gt=0, le=60, description="Time of one measurement.", json_schema_extra=_EXECUTION)
+    device: str = Field(
+        "", description="A custom Ray resource; latency is measured on a node that has it. Where absent, on the node where a trial runs."
+    )
 
 
-_OBJECTIVES = (
-    ObjectiveConfig(metric="accuracy", mode="max"),
-    ObjectiveConfig(metric="latency_p50_ms", mode="min"),
-    ObjectiveConfig(metric="size_bytes", mode="min"),
-)
+class TrialConfig(Section):
+    """What one trial runs on. All of it is execution: at an equal batch the result is the same."""
+
+    workers: int = Field(
+        1, ge=1, le=4096, description="Workers of one trial; more than one are a Ray Train run of their own.", json_schema_extra=_EXECUTION
+    )
+    cpus: float = Field(1.0, gt=0, le=1024, description="CPUs that a worker reserves.", json_schema_extra=_EXECUTION)
+    gpus: float | None = Field(
+        None, ge=0, le=1024, description="GPUs that a worker reserves; where absent, a share of each GPU that is there.", json_schema_extra=_EXECUTION
+    )
+    max_failures: int = Field(2, ge=0, le=100, description="Deaths of one trial's process before it counts as failed.", json_schema_extra=_EXECUTION)
+    recycle_after: int = Field(50, ge=1, le=1_000_000, description="Trials after which a worker process is replaced.", json_schema_extra=_EXECUTION)
+    max_growth_mb: float = Field(500.0, gt=0, description="Growth of its memory, in MB, after which it is replaced.", json_schema_extra=_EXECUTION)
+    silence_s: float = Field(
+        3600.0, gt=0, description="Longest time of one epoch, after which its process is given up.", json_schema_extra=_EXECUTION
+    )
 
 
 class SearchConfig(Section):
     """The joint search over hyperparameters and compression."""
 
     space: str = Field("joint_cnn", description="A file of search_spaces/, or a path.")
-    sampler: Literal["tpe", "random", "nsga2"] = Field("tpe", description="What proposes.")
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "bohb", "qmc", "random", "grid"] = Field(
+        "tpe",
+        description="What proposes: tpe (arXiv 2304.11127), gp (Gaussian process), cmaes (1604.00772), nsga2, bohb (1807.01774: tpe with a third of "
+        "random proposals), qmc (scrambled Sobol points), random, grid.",
+    )
     scheduler: SchedulerConfig = Field(SchedulerConfig(), description="What stops.")
-    objectives: tuple[ObjectiveConfig, ...] = Field(_OBJECTIVES, min_length=1, description="What is wanted, most important first.")
-    constraints: tuple[str, ...] = Field((), description='Hard limits, as "num_params <= 100000".')
+    objectives: tuple[ObjectiveConfig, ...] | None = Field(
+        None,
+        min_length=1,
+        description="What is wanted, most important first; where absent, what the space says, else accuracy, latency_p50_ms and size_bytes.",
+    )
+    constraints: tuple[str, ...] | None = Field(None, description='Hard limits, as "num_params <= 100000"; where absent, what the space says.')
     budget: BudgetConfig = Field(BudgetConfig(), description="What it may cost.")
-    choose: str = Field("fastest within 1.0 point of the teacher", description="The policy that picks the winner, on val.")
+    choose: str = Field(
+        "fastest within 1.0 point of the teacher",
+        description="The policy that picks the winner, on val: `fastest`, `smallest`, `most accurate` or `knee`, each with `within 1 point of the "
+        "teacher` and limits, as `smallest within 2 points of the teacher and under 5 ms p95 and 100k params`; or `best under 5 ms and 1 MB`.",
+    )
     latency: LatencyConfig = Field(LatencyConfig(), description="How latency is measured.")
-    max_trial_failures: int = Field(
-        2, ge=0, le=100, description="Deaths of one trial's process before it counts as failed.", json_schema_extra=_EXECUTION
+    trial: TrialConfig = Field(TrialConfig(), description="What one trial runs on.", json_schema_extra=_EXECUTION)
+    extends: tuple[str, ...] = Field(
+        (),
+        description="Keys of earlier studies that this one begins with, as `foundry study extend` writes them: equal training is taken over, "
+        "from other training the best parameters are tried first.",
     )
 
 
@@ -165,6 +223,9 @@ class LimitsConfig(Section):
     lease_ttl_s: float = Field(15.0, gt=1, description="Silence after which another run takes over work in progress.", json_schema_extra=_EXECUTION)
     lease_wait_s: float = Field(7200.0, gt=0, description="Longest wait for another run's work.", json_schema_extra=_EXECUTION)
     connect_timeout_s: float = Field(60.0, gt=0, description="Longest wait for a cluster.", json_schema_extra=_EXECUTION)
+    head_silence_s: float = Field(
+        30.0, gt=0, le=30, description="Silence after which a cluster's head counts as gone; Ray gives up after 60 s.", json_schema_extra=_EXECUTION
+    )
     deploy_timeout_s: float = Field(120.0, gt=0, description="Longest wait for a healthy deployment.", json_schema_extra=_EXECUTION)
 
 

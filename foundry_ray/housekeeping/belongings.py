@@ -22,7 +22,7 @@ _RANKS = (
     re.compile(r"blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}|artifacts/.+"),
     re.compile(rf"studies/[0-9a-f]{{32}}/trials/\d{{6}}/{SINGLE}|checkpoints/[0-9a-f]{{32}}/(?:(?:{FOLDER})/rank-\d{{5}}.*|{SINGLE})"),
     re.compile(rf"checkpoints/[0-9a-f]{{32}}/(?:{FOLDER})/manifest\.json"),
-    re.compile(r"studies/[0-9a-f]{32}/journal/\d{8}"),
+    re.compile(r"studies/[0-9a-f]{32}/(?:journal(?:-snapshots)?/\d{8}|study\.json)"),
     re.compile(r"stages/.+"),
     re.compile(r"registry/[A-Za-z0-9_-]+/(?:versions/\d{8}|reports/\d{8}/\d{8})"),
     re.compile(r"runs/[A-Za-z0-9._-]+/record\.json"),
@@ -33,11 +33,14 @@ Read: TypeAlias = "Callable[[str], tuple[Document, Json]]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belongings:
-    """The documents of a run by their plain keys, the version that it registered, if it did, and the trials that its study chose."""
+    """The documents of a run by their plain keys, the version that it registered, if it did, and the checkpoints of its study's front.
+
+    A checkpoint of the front may lie with another study, from which this one took the trial over.
+    """
 
     documents: Mapping[str, Document]
     registered: RegistryEntry | None
-    front: frozenset[int]
+    front: frozenset[str]
 
     @property
     def stage_keys(self) -> frozenset[str]:
@@ -91,8 +94,12 @@ def collect(run_id: str, read: Read, list_reports: Callable[[str], list[str]]) -
         report, _ = read(key)
         if all(plain(one) in documents for one in _followed(report)):  # those of other runs stay
             documents[key] = report
-    front = {*study.pareto_front, study.chosen} if study is not None else set()
-    return Belongings(documents=documents, registered=registered, front=frozenset(number for number in front if number is not None))
+    return Belongings(documents=documents, registered=registered, front=_front_checkpoints(study) if study is not None else frozenset())
+
+
+def _front_checkpoints(study: StudyResult) -> frozenset[str]:
+    numbers = {*study.pareto_front, study.chosen}
+    return frozenset(trial.checkpoint for trial in study.trials if trial.number in numbers and trial.checkpoint)
 
 
 def plain(key: str) -> str:

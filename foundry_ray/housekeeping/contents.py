@@ -25,7 +25,7 @@ from foundry_ray.types import FORMAT_VERSION, Json, RunRecord, StageStatus, from
 MAX_DOCUMENT_BYTES = 64 << 20  # as a manifest; the result of a study with 10,000 trials has about 20 MB
 _DOCUMENTS = re.compile(
     r"runs/[^/]+/record\.json|stages/.+\.json|artifacts/.+\.json|registry/.+|registry-names/.+|test_openings/.+\.json|latency/.+\.json"
-    r"|checkpoints/[^/]+/[^/]+/[^/]+\.json|studies/[^/]+/journal/.+"
+    r"|checkpoints/[^/]+/[^/]+/[^/]+\.json|studies/[^/]+/(?:journal(?:-snapshots)?/.+|study\.json)"
 )
 _OF_A_STAGE = re.compile(r"(?:checkpoints|studies)/([0-9a-f]{32})/|stages/[^/]+/([0-9a-f]{32})\.json")
 _NEWEST = {"artifacts": MANIFEST_VERSION, "registry": series.FORMAT, "checkpoints": layout.FORMAT}

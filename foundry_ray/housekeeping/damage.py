@@ -16,12 +16,12 @@ from typing import Literal
 
 from foundry_ray.housekeeping.belongings import plain
 from foundry_ray.housekeeping.contents import Contents, Need
+from foundry_ray.housekeeping.journals import missing_segments
 
 Kind = Literal["missing", "corrupt", "newer", "orphaned", "expired"]
 _STAGES = ("data", "teacher", "search", "student", "evaluation", "registry")
-_TRIALS = re.compile(r"studies/([0-9a-f]{32})/trials/.+")
+_TRIALS = re.compile(r"studies/[0-9a-f]{32}/trials/.+")
 _CHECKPOINT = re.compile(r"checkpoints/([0-9a-f]{32})/.+")
-_JOURNAL = re.compile(r"(studies/[0-9a-f]{32}/journal)/(\d{8})")
 _COLLECTED = ("artifacts", "blobs", "checkpoints", "studies", "stages")
 _NUM_SHOWN = 3
 
@@ -96,26 +96,23 @@ class Judge:
                 return
 
     def _expired(self) -> Iterator[Problem]:
-        gone = sorted(key for key in self._needed if key not in self._contents.sizes and self._is_expendable(key))
+        """Of each trial the last checkpoint counts: those of earlier rungs go when there is a later one."""
+        last = {key.rpartition("/")[0]: key for key in sorted(self._needed) if self._is_expendable(key)}
+        gone = sorted(key for key in last.values() if key not in self._contents.sizes)
         for study, keys in groupby(gone, lambda key: key.partition("/trials/")[0]):
             num_gone = len(list(keys))
-            detail = f"{num_gone} trial checkpoints of a finished study are not kept: a larger budget trains those trials again"
+            detail = f"{num_gone} trial checkpoints are not kept: whoever goes on with those trials trains them again"
             yield Problem(kind="expired", key=f"{study}/trials/", detail=detail, num_objects=num_gone)
 
     def _gaps(self) -> Iterator[Problem]:
         """Segments that a journal lacks before its last one."""
-        segments = (match for key in sorted(self._contents.documents) if (match := _JOURNAL.fullmatch(key)))
-        for journal, found in groupby(segments, lambda match: match.group(1)):
-            numbers = {int(match.group(2)) for match in found}
-            for number in sorted(set(range(max(numbers))) - numbers):
-                sibling = f"{journal}/{max(numbers):08d}"
-                detail = "is not there, and later segments are"
-                yield Problem(kind="missing", key=f"{journal}/{number:08d}", detail=detail, breaks=self.breaks(sibling), fix=self._fix(sibling))
+        for key, sibling in missing_segments(self._contents.documents):
+            detail = "is not there, and later segments are"
+            yield Problem(kind="missing", key=key, detail=detail, breaks=self.breaks(sibling), fix=self._fix(sibling))
 
     def _is_expendable(self, key: str) -> bool:
-        """A trial's checkpoint whose study has its result."""
-        study = _TRIALS.fullmatch(key)
-        return study is not None and study.group(1) in self._finished_studies
+        """A trial's checkpoint: training is deterministic, so it can be made again."""
+        return _TRIALS.fullmatch(key) is not None
 
     def _is_elsewhere(self, key: str) -> bool:
         """A parent that manifests name, which cannot change, and that has been published again as a later generation since."""
@@ -160,11 +157,6 @@ class Judge:
 
     def _moves(self, name: str, alias: str) -> Iterable[str]:
         return (key for key in self._contents.documents if key.startswith(f"registry/{name}/aliases/{alias}/"))
-
-    @cached_property
-    def _finished_studies(self) -> frozenset[str]:
-        results = (document for key, document in self._contents.documents.items() if key.startswith("stages/search/"))
-        return frozenset(stage_key for document in results for stage_key in document.stage_keys)
 
     @cached_property
     def _artifacts(self) -> frozenset[str]:

@@ -92,15 +92,17 @@ def _sources(store: ArtifactStore, found: Belongings, checkpoints: RetentionConf
         data = _document_bytes(store, key, document.key)
         listed = Listed(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
         sources[key] = _Source(listed=listed, need=Need(key=document.key), is_document=True)
-    folders = [*_journals(store, found), *(kept_checkpoints(store, found, checkpoints) if checkpoints else ())]
+    folders = [*_of_studies(store, found), *(kept_checkpoints(store, found, checkpoints) if checkpoints else ())]
     for source in in_parallel(lambda one: _folder_source(store, *one), folders):
         sources[source.listed.key] = source
     return [source for _, source in sorted(sources.items(), key=lambda one: rank(one[0]))]  # stable: files stay before their artifacts
 
 
-def _journals(store: ArtifactStore, found: Belongings) -> Iterator[tuple[str, int]]:
+def _of_studies(store: ArtifactStore, found: Belongings) -> Iterator[tuple[str, int]]:
+    """What each study is of, and its journal."""
     for stage_key in sorted(found.stage_keys):
-        yield from ((info.key, info.size_bytes) for info in store.list(f"studies/{stage_key}/journal/"))
+        for part in ("journal/", "journal-snapshots/", "study.json"):
+            yield from ((info.key, info.size_bytes) for info in store.list(f"studies/{stage_key}/{part}"))
 
 
 def _folder_source(store: ArtifactStore, key: str, size_bytes: int) -> _Source:

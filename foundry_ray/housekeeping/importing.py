@@ -24,6 +24,7 @@ from foundry_ray.errors import ArtifactCorrupt, ConfigError, Conflict, StoreErro
 from foundry_ray.housekeeping.archive import ArchiveReader, Listed, reading
 from foundry_ray.housekeeping.belongings import Belongings, collect, plain, rank, record_key, renamed
 from foundry_ray.housekeeping.contents import MAX_DOCUMENT_BYTES, Document, is_document, parse_document
+from foundry_ray.housekeeping.journals import missing_segments
 from foundry_ray.housekeeping.sameness import is_same
 from foundry_ray.housekeeping.stretches import sha256_of
 from foundry_ray.protocols import ArtifactStore, Reporter
@@ -93,7 +94,7 @@ def _check(archive: ArchiveReader, reporter: Reporter) -> _Checked:
             raise ArtifactCorrupt(f"{listed.key} comes after objects that name it.", hint=_HINT, key=listed.key)
         last = number
         if is_document(listed.key):
-            kept_bytes += listed.size_bytes if not _is_journal(listed.key) else 0
+            kept_bytes += listed.size_bytes if not _is_of_a_study(listed.key) else 0
             if listed.size_bytes > MAX_DOCUMENT_BYTES or kept_bytes > _MAX_KEPT_BYTES:
                 raise ArtifactCorrupt(f"{listed.key}: the documents of the archive are larger than those of a run.", hint=_HINT, key=listed.key)
             _take_document(listed.key, b"".join(content), documents)
@@ -115,12 +116,13 @@ def _take_document(key: str, data: bytes, documents: dict[str, bytes]) -> None:
     document, _ = parse_document(key, data)
     if document.newer:
         raise StoreError(f"{key} has format_version {document.newer}, which this foundry does not know.", hint="`pip install -U foundry-ray`.")
-    if not _is_journal(key):
+    if not _is_of_a_study(key):
         documents[key] = data
 
 
-def _is_journal(key: str) -> bool:
-    return "/journal/" in key
+def _is_of_a_study(key: str) -> bool:
+    """What a study is of, and its journal: they name nothing that its result does not name."""
+    return key.startswith("studies/")
 
 
 def _belongings(run_id: str, documents: dict[str, bytes]) -> Belongings:
@@ -174,12 +176,8 @@ def _registered(found: Belongings, values: dict[str, Json]) -> tuple[registry.Ve
 
 
 def _check_journals(objects: dict[str, Listed]) -> None:
-    journals: dict[str, int] = Counter()
-    for key in sorted(filter(_is_journal, objects)):
-        journal, _, number = key.rpartition("/")
-        if int(number) != journals[journal]:
-            raise ArtifactCorrupt(f"the archive lacks {journal}/{journals[journal]:08d}, and has {key}.", hint=_HINT, key=key)
-        journals[journal] += 1
+    for missing, last in missing_segments(objects):
+        raise ArtifactCorrupt(f"the archive lacks {missing}, and has {last}.", hint=_HINT, key=missing)
 
 
 def _check_conflicts(store: ArtifactStore, checked: _Checked) -> None:

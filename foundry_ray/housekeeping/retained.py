@@ -27,5 +27,5 @@ def _trials(store: ArtifactStore, found: Belongings, retention: RetentionConfig)
     for key, document in sorted(found.documents.items()):
         if key.startswith("stages/search/") and retention.trials != "none":
             named = sorted(need.key for need in document.needs if "/trials/" in need.key)
-            kept = named if retention.trials == "all" else [one for one in named if int(one.split("/")[3]) in found.front]
+            kept = named if retention.trials == "all" else [one for one in named if one in found.front]
             yield from ((info.key, info.size_bytes) for one in kept if (info := store.stat(one)) is not None)

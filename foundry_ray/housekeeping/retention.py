@@ -5,7 +5,7 @@
 | runs | until `retention.runs_days`, and as long as a registered version names the run |
 | stages, artifacts, blobs | what is named |
 | checkpoints | of unfinished stages all, of finished ones as `retention.checkpoints` says |
-| studies | the journal; of unfinished studies all trials, of finished ones as `retention.trials` says |
+| studies | the journal; of unfinished studies, and of those that an unfinished one extends, all trials; of finished ones as `retention.trials` says |
 | targets | those of the teachers and data of kept runs |
 | leases | those that are held |
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from foundry_ray.config import RetentionConfig
 from foundry_ray.housekeeping.roots import Needed, Policy, results_by_stage_key
@@ -45,7 +46,7 @@ COLLECTORS = "gc"
 _NAMED = re.compile(r"stages/[^/]+/[0-9a-f]{32}\.json|artifacts/[^/]+/[0-9a-f]{64}(\.\d+)?\.json|blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}(\.\d+)?")
 _TARGET = re.compile(r"targets/[0-9a-f]{64}\.npz")
 _UNIT = re.compile(r"(checkpoints|studies)/([0-9a-f]{32})/.+")
-_TRIAL = re.compile(r"studies/[0-9a-f]{32}/trials/(\d{6})/.+")
+_TRIAL = re.compile(r"studies/[0-9a-f]{32}/trials/\d{6}/.+")
 _LEASE = re.compile(r"leases/([^/]+)/(\d{8})\.(claim|beat|done)")
 
 
@@ -76,6 +77,8 @@ def _units(objects: Sequence[ObjectInfo], needed: Needed, policy: Policy) -> Ite
     finished = results_by_stage_key(info.key for info in objects)
     held = _held(objects, policy.cutoff_s)
     unfinished = _unfinished_studies(needed, finished)
+    extended = {key for record in needed.records if not _is_searched(record, finished) for key in _extends(record.config)}
+    spared = _spared_trials(needed, finished, extended, policy.retention)
     for (kind, stage_key), members in units.items():
         if stage_key not in needed.stage_keys:
             is_somebodys = stage_key in held or (kind == "studies" and unfinished is None)
@@ -85,8 +88,9 @@ def _units(objects: Sequence[ObjectInfo], needed: Needed, policy: Policy) -> Ite
         if kind == "checkpoints":
             kept = None if stage_key not in finished else _kept_checkpoints(members, policy.retention)
         else:
-            is_open = unfinished is None or stage_key in unfinished or stage_key not in needed.studies
-            kept = None if is_open else _kept_trials(members, stage_key, needed, finished, policy.retention)
+            is_open = unfinished is None or stage_key in unfinished | extended or stage_key not in needed.studies
+            is_kept_whole = is_open or policy.retention.trials == "all"
+            kept = None if is_kept_whole else {info.key for info in members if not _TRIAL.fullmatch(info.key) or info.key in spared}
         yield from (info for info in members if kept is not None and info.key not in kept and info.modified_at_s < policy.cutoff_s)
 
 
@@ -98,20 +102,29 @@ def _kept_checkpoints(members: Sequence[ObjectInfo], retention: RetentionConfig)
     return set(whole[-1]) if whole and retention.checkpoints == "last" else set()
 
 
-def _kept_trials(
-    members: Sequence[ObjectInfo], study_key: str, needed: Needed, finished: Mapping[str, list[str]], retention: RetentionConfig
-) -> set[str]:
-    """Of a finished study: its journal, the trials of the front and the chosen one, from which a student may still be trained."""
-    results = needed.studies[study_key]
-    numbers = {number for study in results for number in study.pareto_front if retention.trials == "front"}
-    if retention.trials == "front" or any(_awaits_student(record, study_key, finished) for record in needed.records):
-        numbers |= {study.chosen for study in results}
-    kept = set()
-    for info in members:
-        match = _TRIAL.fullmatch(info.key)
-        if match is None or retention.trials == "all" or int(match[1]) in numbers:
-            kept.add(info.key)
-    return kept
+def _spared_trials(needed: Needed, finished: Mapping[str, list[str]], extended: AbstractSet[str], retention: RetentionConfig) -> set[str]:
+    """The trial checkpoints from which something may still be trained: a student from those of the front and the chosen one, and a study that goes
+    on from another one from all that it took over. They lie with the study that trained them first."""
+    found = set()
+    for study_key, results in needed.studies.items():
+        is_awaited = any(_awaits_student(record, study_key, finished) for record in needed.records)
+        for study in results:
+            numbers = set(study.pareto_front) if retention.trials == "front" else set()
+            numbers |= {study.chosen} if retention.trials == "front" or is_awaited else set()
+            found |= {trial.checkpoint for trial in study.trials if trial.checkpoint and (trial.number in numbers or study_key in extended)}
+    return found
+
+
+def _is_searched(record: RunRecord, finished: Mapping[str, list[str]]) -> bool:
+    stage = record.stage("search")
+    return stage is not None and (stage.status in (StageStatus.DONE, StageStatus.REUSED) or stage.key in finished)
+
+
+def _extends(config: Json) -> list[str]:
+    """The studies that a run's study begins with."""
+    search = config.get("search") if isinstance(config, dict) else None
+    extends = search.get("extends") if isinstance(search, dict) else None
+    return [key for key in extends if isinstance(key, str)] if isinstance(extends, list) else []
 
 
 def _awaits_student(record: RunRecord, study_key: str, finished: Mapping[str, list[str]]) -> bool:
@@ -125,7 +138,7 @@ def _unfinished_studies(needed: Needed, finished: Mapping[str, list[str]]) -> se
     found = set()
     for record in needed.records:
         stage = record.stage("search")
-        if stage is not None and stage.status not in (StageStatus.DONE, StageStatus.REUSED) and stage.key not in finished:
+        if stage is not None and not _is_searched(record, finished):
             if not stage.progress_key:
                 return None
             found.add(stage.progress_key)

@@ -7,6 +7,7 @@ and rich only when something is shown. All of it goes to stderr, so that stdout 
 from __future__ import annotations
 
 from foundry_ray.observability.console import MFU, SAMPLES_PER_S, TOKENS_PER_S, ConsoleReporter
-from foundry_ray.observability.display import duration
+from foundry_ray.observability.study import BestValue, RunningTrial, Spending, StudyView
+from foundry_ray.observability.times import duration
 
-__all__ = ["MFU", "SAMPLES_PER_S", "TOKENS_PER_S", "ConsoleReporter", "duration"]
+__all__ = ["MFU", "SAMPLES_PER_S", "TOKENS_PER_S", "BestValue", "ConsoleReporter", "RunningTrial", "Spending", "StudyView", "duration"]

@@ -10,11 +10,14 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from foundry_ray.observability.display import LINE_EVERY_S, NAME_WIDTH, Bars, Display, Lines, Silent, Stage, duration, safe
+from foundry_ray.observability.display import LINE_EVERY_S, NAME_WIDTH, Bars, Display, Lines, Silent, Stage, safe
+from foundry_ray.observability.study import StudyView
+from foundry_ray.observability.times import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,6 +125,17 @@ class ConsoleReporter:
             if now_s >= stage.next_point_s:
                 stage.next_point_s = now_s + LINE_EVERY_S
                 self.event("metrics", stage=stage.name, step=step, metrics={name: _finite(value) for name, value in values.items()})
+            self._update(stage)
+
+    def study(self, view: StudyView) -> None:
+        """A study stands so now: it is shown below the bar, in the lines of a log, and every few seconds in the file of events."""
+        with self._lock:
+            stage = self._current()
+            stage.view = view
+            now_s = self._clock.monotonic_s()
+            if now_s >= stage.next_point_s:
+                stage.next_point_s = now_s + LINE_EVERY_S
+                self.event("study", stage=stage.name, **asdict(view))
             self._update(stage)
 
     def warn(self, message: str) -> None:

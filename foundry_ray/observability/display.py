@@ -6,12 +6,15 @@ Decides: the look of it, and the pace that the time left follows. Leaves to `con
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from foundry_ray.observability.study import StudyView, study_line, study_outcome, study_table
+from foundry_ray.observability.times import duration
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress, TaskID
 
 NAME_WIDTH = 10
@@ -31,6 +34,7 @@ class Stage:
     note: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict)
     live: Mapping[str, str] = field(default_factory=dict)
+    view: StudyView | None = None
     done: float = 0.0
     total: float = 0.0
     phase_first: float = 0.0
@@ -65,7 +69,9 @@ class Stage:
 
     @property
     def outcome(self) -> str:
-        """What stands behind the stage when it has ended."""
+        """What stands behind the stage when it has ended: of a study all of it, and not the numbers of whichever trial came last."""
+        if self.view is not None:
+            return study_outcome(self.view)
         return " · ".join(self.metrics.values()) or self.note
 
 
@@ -104,7 +110,7 @@ class Lines:
         stage.said_s = now_s
         share = f"{stage.done / stage.total:4.0%} " if stage.total > 0 else ""
         eta_s = stage.eta_s(now_s)
-        self._say(stage, share + stage.text + (f", {duration(eta_s)} left" if eta_s is not None else ""))
+        self._say(stage, share + (study_line(stage.view) if stage.view else stage.text) + (f", {duration(eta_s)} left" if eta_s is not None else ""))
 
     def end(self, stage: Stage) -> None:
         del stage
@@ -114,34 +120,38 @@ class Lines:
 
 
 class Bars:
-    """For terminals: one bar per running stage, with the time it took and the time that is left."""
+    """For terminals: one bar per running stage, with the time it took and the time that is left; below them the study that runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: Progress | None = None
         self._tasks: dict[int, TaskID] = {}
+        self._studies: dict[int, StudyView] = {}
 
     def begin(self, stage: Stage) -> None:
         if self._progress is None:
-            self._progress = _bars(self._console)
+            self._progress = _bars(self._console, self._below)
             self._progress.start()
         self._tasks[id(stage)] = self._progress.add_task(safe(stage.name), total=None, note=self._fit(stage.text), eta="")
 
     def update(self, stage: Stage, now_s: float) -> None:
         if self._progress is None or id(stage) not in self._tasks:
             return
+        if stage.view is not None:
+            self._studies[id(stage)] = stage.view
         eta_s = stage.eta_s(now_s)
         self._progress.update(
             self._tasks[id(stage)],
             completed=stage.done,
             total=stage.total if stage.total > 0 else None,
-            note=self._fit(stage.text),
+            note="" if stage.view is not None else self._fit(stage.text),  # a study stands below
             eta="" if eta_s is None else f"{duration(eta_s)} left",
             refresh=stage.done == stage.phase_first,  # a new phase shows at once, its steps at the refresh rate
         )
 
     def end(self, stage: Stage) -> None:
         task = self._tasks.pop(id(stage), None)
+        self._studies.pop(id(stage), None)
         if self._progress is None or task is None:
             return
         self._progress.remove_task(task)
@@ -149,13 +159,17 @@ class Bars:
             self._progress.stop()
             self._progress = None
 
+    def _below(self) -> list[RenderableType]:
+        """Asked for by the thread that draws."""
+        return [study_table(view) for view in tuple(self._studies.values())]
+
     def _fit(self, text: str) -> str:
         """A note that leaves the bar on one line."""
         room = max(20, self._console.width - _BESIDE_NOTE)
         return safe(text if len(text) <= room else text[: room - 1] + "…")
 
 
-def _bars(console: Console) -> Progress:
+def _bars(console: Console, below: Callable[[], Iterable[RenderableType]]) -> Progress:
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskProgressColumn, TextColumn
     from rich.text import Text
 
@@ -163,7 +177,12 @@ def _bars(console: Console) -> Progress:
         def render(self, task: Task) -> Text:
             return Text(f"{duration(task.elapsed or 0.0):>7}", style="dim")
 
-    return Progress(
+    class WithStudy(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            yield from below()
+
+    return WithStudy(
         SpinnerColumn("dots", style="cyan"),
         TextColumn(f"[bold]{{task.description:<{NAME_WIDTH}}}"),
         BarColumn(bar_width=_BAR_WIDTH, style="grey30", complete_style="cyan", finished_style="green", pulse_style="cyan"),
@@ -175,15 +194,6 @@ def _bars(console: Console) -> Progress:
         transient=True,
         refresh_per_second=8,
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: 3.4 s, 1:05, 2:03:04."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def safe(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The report's figures, as inline SVG through matplotlib: learning curves, and the trials with their front."""
+"""The report's figures, as inline SVG through matplotlib: learning curves, the trials with their front, what the work gained, what mattered."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from foundry_ray.types import StudyResult, Trial
+from foundry_ray.types import StudyProgress, StudyResult, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from foundry_ray.search.importance import Importance
+
 _INK, _FAINT, _TEACHER, _STUDENT, _FRONT = "#1f2933", "#9aa5b1", "#52606d", "#0b69a3", "#de3a11"
+_SERIES = ("#0b69a3", "#de3a11", "#9aa5b1", "#147d64")
+_MOST_NUMBERED = 100
+_COSTS = {
+    "latency_p50_ms": ("latency", "p50 latency, ms", 1.0),
+    "latency_p95_ms": ("p95 latency", "p95 latency, ms", 1.0),
+    "size_bytes": ("size", "served file, KiB", 1024.0),
+    "num_params": ("parameters", "parameters", 1.0),
+    "num_macs": ("MACs", "million MACs", 1e6),
+}
 
 
 def learning_curves(teacher: Sequence[Mapping[str, float]], student: Sequence[Mapping[str, float]]) -> str:
@@ -41,17 +52,57 @@ def trial_curves(study: StudyResult) -> str:
     return _svg(figure)
 
 
-def front(study: StudyResult) -> str:
-    """Accuracy against latency; the area of a point is its served size; the front is joined."""
-    figure, axes = _figure("Trials and their Pareto front", "p50 latency, ms (log)", "validation accuracy")
-    measured = [trial for trial in study.trials if {"accuracy", "latency_p50_ms", "size_bytes"} <= set(trial.values)]
+def costs(study: StudyResult) -> tuple[str, ...]:
+    """What a study weighs accuracy against, for a view each."""
+    return tuple(objective.metric for objective in study.objectives if objective.metric in _COSTS)
+
+
+def front(study: StudyResult, metric: str) -> str:
+    """Accuracy against one of `costs`. The front is that of all objectives: in one view a member may seem dominated."""
+    figure, axes = _figure(f"Trials and their Pareto front: accuracy and {_COSTS[metric][0]}", f"{_COSTS[metric][1]} (log)", "validation accuracy")
+    measured = [trial for trial in study.trials if {"accuracy", metric} <= set(trial.values)]
     best = [trial for trial in measured if trial.number in study.pareto_front]
-    _scatter(axes, [trial for trial in measured if trial not in best], _FAINT, "other trials")
-    _scatter(axes, best, _STUDENT, "on the front")
-    _scatter(axes, [trial for trial in measured if trial.number == study.chosen], _FRONT, "chosen")
+    _scatter(axes, [trial for trial in measured if trial not in best], metric, _FAINT, "other trials")
+    _scatter(axes, best, metric, _STUDENT, "on the front")
+    _scatter(axes, [trial for trial in measured if trial.number == study.chosen], metric, _FRONT, "chosen")
     if measured:
         _log_axis(axes)
-        axes.legend(frameon=False, loc="lower right", fontsize=8)
+        figure.legend(frameon=False, loc="outside lower left", ncols=3, fontsize=8)  # inside it would hide trials
+    return _svg(figure)
+
+
+def hypervolume(history: Sequence[StudyProgress]) -> str:
+    """What the work gained: hypervolume of all values so far over the hours of all workers."""
+    scale, unit = (3600.0, "hours") if history[-1].worker_seconds >= 3600 else (60.0, "minutes")
+    figure, axes = _figure("Hypervolume over the work", f"worker-{unit}", "share of the box up to the worst values")
+    axes.step(
+        [point.worker_seconds / scale for point in history], [point.hypervolume for point in history], where="post", color=_STUDENT, linewidth=1.8
+    )
+    last = history[-1]
+    axes.annotate(
+        f"{last.hypervolume:.3f}",
+        (last.worker_seconds / scale, last.hypervolume),
+        xytext=(0, 5),
+        textcoords="offset points",
+        color=_INK,
+        fontsize=8,
+        ha="right",
+    )
+    axes.set_ylim(bottom=0.0)
+    return _svg(figure)
+
+
+def importances(found: Sequence[Importance]) -> str:
+    """Bars: of each parameter its share, objective by objective."""
+    told = [one for one in found if one.shares]
+    names = sorted({name for one in told for name in one.shares}, key=lambda name: -sum(one.shares.get(name, 0.0) for one in told))[::-1]
+    figure, axes = _figure("Which parameters mattered", "share of what tells the best trials from the rest", "")
+    height = 0.8 / max(1, len(told))
+    for index, one in enumerate(told):
+        places = [place + 0.4 - height * (index + 0.5) for place in range(len(names))]
+        axes.barh(places, [one.shares.get(name, 0.0) for name in names], height=0.9 * height, color=_SERIES[index % len(_SERIES)], label=one.metric)
+    axes.set_yticks(range(len(names)), names)
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
     return _svg(figure)
 
 
@@ -65,14 +116,13 @@ def _log_axis(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _scatter(axes: Axes, trials: Sequence[Trial], colour: str, label: str) -> None:
+def _scatter(axes: Axes, trials: Sequence[Trial], metric: str, colour: str, label: str) -> None:
     if not trials:
         return
-    x = [trial.values["latency_p50_ms"] for trial in trials]
+    x = [trial.values[metric] / _COSTS[metric][2] for trial in trials]
     y = [trial.values["accuracy"] for trial in trials]
-    areas = [20 + trial.values["size_bytes"] / 4096 for trial in trials]
-    axes.scatter(x, y, s=areas, color=colour, alpha=0.85, linewidths=0, label=label)
-    for trial, at_x, at_y in zip(trials, x, y, strict=True):
+    axes.scatter(x, y, s=28, color=colour, alpha=0.85, linewidths=0, label=label)
+    for trial, at_x, at_y in zip(trials, x, y, strict=True) if len(trials) <= _MOST_NUMBERED else ():
         axes.annotate(str(trial.number), (at_x, at_y), xytext=(5, 5), textcoords="offset points", fontsize=7, color=colour)
 
 

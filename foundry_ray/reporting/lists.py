@@ -10,9 +10,11 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from foundry_ray.reporting.profile import profile_table
 from foundry_ray.reporting.tables import simple
 from foundry_ray.types import Endpoint, Finding, Json, Plan, PlannedTraining, RunRecord
 
+_LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 _ACTION_STYLE = {"reused": "cyan", "resumed": "yellow", "run": "green", "skipped": "dim"}
 
 
@@ -43,7 +45,7 @@ def _shown(value: Json) -> str:
 
 
 def plan_table(plan: Plan) -> RenderableType:
-    """The stages, how the teacher would be trained, then the whole configuration with every default."""
+    """The stages, how the teacher would be trained, the whole configuration with every default, and the profile of the space where there is one."""
     table = simple(f"plan of {plan.pipeline}", ("stage", "action", "key", "why"), ())
     for stage in plan.stages:
         table.add_row(stage.name, Text(stage.action, style=_ACTION_STYLE[stage.action]), Text(stage.key[:12], style="dim"), stage.reason)
@@ -55,7 +57,8 @@ def plan_table(plan: Plan) -> RenderableType:
         training_line(plan.training),
         *warnings,
         Text("\nresolved configuration", style="bold"),
-        Syntax(resolved, "yaml", background_color="default"),
+        Syntax(resolved, "yaml", background_color="default", word_wrap=True),
+        *([profile_table(plan.profile)] if plan.profile else []),
     )
 
 
@@ -114,10 +117,12 @@ def _resolve(root: dict[str, Json], reference: str) -> dict[str, Json]:
 
 
 def _type_name(spec: dict[str, Json]) -> str:
+    """With the range, where there is one: `integer >= 1`."""
     choices = spec.get("enum")
     if isinstance(choices, list):
         return " | ".join(str(choice) for choice in choices)
     options = spec.get("anyOf")
     if isinstance(options, list):
         return " | ".join(_type_name(option) for option in options if isinstance(option, dict))
-    return str(spec.get("const", spec.get("type", "")))
+    limits = ", ".join(f"{sign} {spec[key]:,}".replace(",", "_") for key, sign in _LIMITS.items() if isinstance(spec.get(key), (int, float)))
+    return f"{spec.get('const', spec.get('type', ''))} {limits}".strip()

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from foundry_ray.reporting import comparison, units
+from foundry_ray.reporting.leaderboard import why_ended
 from foundry_ray.types import Endpoint, EvaluationReport, RunRecord, StageStatus, StudyResult, Trial, TrialState, from_json
 
 _STATUS_STYLE = {
@@ -82,18 +83,23 @@ def endpoint_line(endpoint: Endpoint) -> Text:
     )
 
 
-def trials_table(study: StudyResult, chosen: Sequence[Trial]) -> Table:
-    """One line a trial: state, objectives, parameters; `*` marks the front and `>` the winner."""
+def trials_table(study: StudyResult, chosen: Sequence[Trial], params: Sequence[str]) -> Table:
+    """One line a trial: state, epochs, objectives, the parameters that matter, why it ended; `*` marks the front and `>` the winner."""
     metrics = [objective.metric for objective in study.objectives]
-    names = sorted({name for trial in chosen for name in trial.params})
-    table = simple(f"study {study.study_name}", ("#", "state", "epochs", *metrics, "params"), (), right=("#", "epochs", *metrics))
+    names = [units.short(metric) for metric in metrics]
+    table = simple(f"study {study.study_name}", ("#", "state", "epochs", *names, *params, "why"), (), right=("#", "epochs", *names, *params))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
     for trial in chosen:
         mark = ">" if trial.number == study.chosen else ("*" if trial.number in study.pareto_front else " ")
         values = [units.value(metric, trial.values[metric]) if metric in trial.values else "-" for metric in metrics]
-        params = ", ".join(f"{name}={_short(trial.params[name])}" for name in names if name in trial.params)
+        shown = [_short(trial.params[name]) if name in trial.params else "" for name in params]
         style = "bold" if mark == ">" else ("" if trial.state in (TrialState.COMPLETE, TrialState.STOPPED) else "dim")
-        table.add_row(f"{mark}{trial.number}", trial.state.value, str(trial.resource_used), *values, params, style=style)
-    table.caption = f"> chosen, * on the Pareto front; {', '.join(f'{count} {state}' for state, count in study.num_by_state.items() if count)}"
+        cells = (f"{mark}{trial.number}", trial.state.value, str(trial.resource_used), *values, *shown, Text(why_ended(trial)))
+        table.add_row(*cells, style=style)
+    others = sorted({name for trial in chosen for name in trial.params} - set(params))
+    more = f"; not shown: {', '.join(others)}" if others else ""
+    table.caption = f"> chosen, * on the Pareto front; {', '.join(f'{count} {state}' for state, count in study.num_by_state.items() if count)}{more}"
     table.caption_justify = "left"
     return table
 

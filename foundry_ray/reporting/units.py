@@ -58,6 +58,11 @@ def value(metric: str, number: float) -> str:
     return f"{number:.4g}"
 
 
+def short(metric: str) -> str:
+    """A metric's name without the unit that stands beside its values."""
+    return metric.removesuffix("_ms").removesuffix("_bytes")
+
+
 def times(number: int) -> str:
     """How often: once, twice, 3 times."""
     return {1: "once", 2: "twice"}.get(number, f"{number} times")

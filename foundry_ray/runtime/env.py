@@ -21,16 +21,6 @@ _RAY_TRAIN = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
 }
-_RAY_TUNE = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal is the record; CSV, JSON and TensorBoard copies cost time per result
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's swallows the first Ctrl-C, and stays after its run has ended
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a trial's error is in the journal and in the table
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nothing is ever restored from Tune's snapshots
-    "TUNE_MAX_PENDING_TRIALS_PG": "64",  # all actors of a study start side by side
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints tables whatever the verbosity
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -57,7 +47,7 @@ _AUTH_KEYS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 def portable_env() -> dict[str, str]:
     """What workers need on any machine, as variables: nothing here was found out on this one. Holds no secret and no path."""
-    return {**_RAY_TRAIN, **_RAY_TUNE, **_RAY, **_AWS, "PYTHONWARNINGS": "ignore"}
+    return {**_RAY_TRAIN, **_RAY, **_AWS, "PYTHONWARNINGS": "ignore"}
 
 
 def worker_env() -> dict[str, str]:
@@ -117,6 +107,18 @@ def apply_for_deepspeed(device: str) -> None:
     kind, _, index = device.partition(":")
     if kind == "cuda":
         os.environ["LOCAL_RANK"] = index or "0"
+
+
+def remembered() -> Variables:
+    """This process's environment as it is now."""
+    return Variables(os.environ)
+
+
+def restore_env(variables: Mapping[str, str]) -> None:
+    """Make this process's environment what it was: what user code set is gone, what it removed is back."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in variables.items() if os.environ.get(name) != value})
 
 
 def _refresh_ray(is_loopback: bool | None) -> None:

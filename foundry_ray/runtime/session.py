@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +25,14 @@ from foundry_ray.errors import ClusterUnreachable, ResourcesUnavailable
 from foundry_ray.protocols import Clock, Reporter
 from foundry_ray.runtime import local_head
 from foundry_ray.runtime.env import apply_to_driver, portable_env
+from foundry_ray.runtime.head_watch import HeadWatch
 from foundry_ray.runtime.place import AUTO, LOCAL, Place, locate
 from foundry_ray.runtime.probe import probe
 from foundry_ray.runtime.remote_call import watch
 
 T = TypeVar("T")
+_LOCAL_SILENCE_S = 6.0
+"""A head of our own is not restarted by anybody else."""
 
 
 def connect(
@@ -67,10 +71,16 @@ class Session:
         started_head: Whether `connect` had to start the local head. It outlives the session; `local_head.down` ends it.
     """
 
-    def __init__(self, *, reporter: Reporter, is_owner: bool, started_head: bool) -> None:
+    def __init__(self, *, reporter: Reporter, is_owner: bool, started_head: bool, watch: HeadWatch | None = None) -> None:
         self._reporter = reporter
         self._is_owner = is_owner
+        self._watch = watch
         self.started_head = started_head
+
+    @property
+    def lost(self) -> ClusterUnreachable | None:
+        """Why this session is over, where its head is gone: the main thread has been interrupted for it. Else None."""
+        return self._watch.lost if self._watch is not None else None
 
     def __enter__(self) -> Self:
         return self
@@ -84,32 +94,34 @@ class Session:
 
         if self._is_owner and ray.is_initialized():
             ray.shutdown()
+        if self._watch is not None:
+            self._watch.stop()
 
     def resources(self) -> dict[str, float]:
         """What all nodes offer together: CPU, GPU (counts), memory and object_store_memory (bytes), and custom resources."""
         import ray
 
-        return {name: amount for name, amount in ray.cluster_resources().items() if not name.startswith("node:")}
+        return {name: amount for name, amount in _asked(ray.cluster_resources).items() if not name.startswith("node:")}
 
     def nodes(self) -> dict[str, Mapping[str, float]]:
         """What each living node offers, by its id; not those that are to be taken away."""
         import ray
 
         leaving = self.draining()
-        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
+        return {node["NodeID"]: node["Resources"] for node in _asked(ray.nodes) if node["Alive"] and node["NodeID"] not in leaving}
 
     def free(self) -> dict[str, Mapping[str, float]]:
         """What nobody uses now on each living node, by its id; not those that are to be taken away."""
         from ray._private.state import state  # the public call adds the nodes up
 
         leaving = self.draining()
-        return {node: resources for node, resources in state.available_resources_per_node().items() if node not in leaving}
+        return {node: resources for node, resources in _asked(state.available_resources_per_node).items() if node not in leaving}
 
     def draining(self) -> frozenset[str]:
         """Ids of the nodes that are to be taken away: a cloud's notice, an autoscaler, `ray drain-node`, SIGTERM to a node."""
         from ray._private.state import state  # what Ray Train's own watcher asks; no public call says it from outside of a worker
 
-        return frozenset(state.get_draining_nodes() or {})
+        return frozenset(_asked(state.get_draining_nodes) or {})
 
     def is_here(self) -> bool:
         """Whether all nodes are this machine, so that they see its files and its loopback."""
@@ -173,8 +185,8 @@ def _connect_local(place: Place, settings: Settings, limits: LimitsConfig, repor
     loading.start()  # takes about as long as the head needs to open its first port, and then to bring its node up
     head = local_head.up(settings, clock, limits.connect_timeout_s, options=place.options, is_complete=False)
     loading.join(limits.connect_timeout_s)
-    _init(head.address, node_ip="127.0.0.1")
-    return Session(reporter=reporter, is_owner=True, started_head=not was_running)
+    watch = _init(head.address, node_ip="127.0.0.1", silence_s=min(limits.head_silence_s, _LOCAL_SILENCE_S))
+    return Session(reporter=reporter, is_owner=True, started_head=not was_running, watch=watch)
 
 
 def _load(modules: Sequence[str]) -> None:
@@ -185,16 +197,17 @@ def _load(modules: Sequence[str]) -> None:
 def _connect_to(place: Place, limits: LimitsConfig, reporter: Reporter, clock: Clock) -> Session:
     if place.is_inside_job:
         apply_to_driver()  # the cluster gave this process its token and its workers their environment
-        _init(place.address)
-        return Session(reporter=reporter, is_owner=True, started_head=False)
+        watch = _init(place.address, silence_s=limits.head_silence_s)
+        return Session(reporter=reporter, is_owner=True, started_head=False, watch=watch)
     address = _found_here() if place.address == AUTO else place.address
     probe(address, place.token_path or _default_token(), clock, limits.connect_timeout_s)
     apply_to_driver(token_path=place.token_path or _default_token(), is_loopback=False)
-    _init(address, worker_env=portable_env())
-    return Session(reporter=reporter, is_owner=True, started_head=False)
+    watch = _init(address, worker_env=portable_env(), silence_s=limits.head_silence_s)
+    return Session(reporter=reporter, is_owner=True, started_head=False, watch=watch)
 
 
-def _init(address: str, *, node_ip: str | None = None, worker_env: Mapping[str, str] | None = None) -> None:
+def _init(address: str, *, silence_s: float, node_ip: str | None = None, worker_env: Mapping[str, str] | None = None) -> HeadWatch | None:
+    """Join, and watch the head from now on; not where another thread than the main one joins, which nobody could interrupt."""
     import ray
     from ray.exceptions import RayError
 
@@ -210,6 +223,25 @@ def _init(address: str, *, node_ip: str | None = None, worker_env: Mapping[str, 
                 hint="the cluster and this machine need the same versions of Ray and Python; `foundry doctor` shows ours.",
                 address=address,
             ) from error
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    watch = HeadWatch(ray.get_runtime_context().gcs_address, silence_s=silence_s)
+    watch.start()
+    return watch
+
+
+def _asked(question: Callable[[], T]) -> T:
+    """What the head answers. In a thread of its own: Ray waits for a head that is gone where no signal reaches the main thread."""
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="ask-head", daemon=True).start()
+    return answer.result()
 
 
 @contextmanager

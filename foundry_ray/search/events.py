@@ -3,26 +3,49 @@
 | kind | written | says |
 |---|---|---|
 | open | by a driver before anything else | this driver owns the journal from here on |
+| close | by a driver at its end | how long it was at it |
 | ask | before the trial starts | a new trial with these parameters runs to the first rung |
 | start | before the job starts | a waiting trial goes on to the next rung |
 | prepared | once per trial | its cost, bytes and latency, and the hash of what it really is |
 | rung | at a rung | its metrics, its learning curve since the last one, its checkpoint |
+| exploit | before the job starts | it goes on with another trial's weights and with these parameters (PBT) |
+| measured | when a study goes on elsewhere | its latency on the device that there is now |
+| adopt | when a study extends another | a trial of that study, with its results, which counts as one of this |
+| suggest | when a study extends another | parameters that are to be tried before the sampler is asked |
 | duplicate | instead of training | it is the same as an earlier trial, whose values answer for it |
+| dominated | instead of training | it is compressed and not faster than the teacher |
 | infeasible | instead of training | it breaks a hard constraint, or the recipe cannot be carried out |
 | died | when its process is lost | it is tried again within the budget |
-| failed | at its end | it cannot be continued |
+| failed | at its end | it cannot be continued, or its process was lost too often |
 | epoch | never | progress on the way to a rung |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Literal, cast
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Literal
 
 from foundry_ray.types import Json, Scalar, from_json, to_json
 
-Kind = Literal["open", "ask", "start", "prepared", "rung", "duplicate", "infeasible", "died", "failed", "epoch"]
+Kind = Literal[
+    "open",
+    "close",
+    "ask",
+    "start",
+    "prepared",
+    "rung",
+    "exploit",
+    "measured",
+    "adopt",
+    "suggest",
+    "duplicate",
+    "dominated",
+    "infeasible",
+    "died",
+    "failed",
+    "epoch",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +56,14 @@ class Event:
         rung: Index of the rung that is aimed at (ask, start) or was reached (rung).
         attrs: What the sampler wants to remember of its proposal.
         effective: Hash of the model as it really is, with the hyperparameters.
+        graph: Hash of the deployed graph, which its latency belongs to (prepared).
         excess: By how much the constraints are broken, summed over them, each as a share of its limit.
-        of: The earlier trial that this one repeats.
+        of: The earlier trial that this one repeats (duplicate), or whose weights it takes over (exploit).
+        from_rung: The rung at which the donor had those weights (exploit).
+        bracket: Of Hyperband (ask).
+        at_s: Seconds of the study, over all its drivers, when this happened.
+        device: Fingerprint of the device that the latency is of (prepared, measured).
+        source: Key of the study that a trial or its parameters come from (adopt, suggest).
         driver: Who wrote it (open).
     """
 
@@ -49,16 +78,21 @@ class Event:
     curve: tuple[Mapping[str, float], ...] = ()
     checkpoint: str | None = None
     effective: str = ""
+    graph: str = ""
     excess: float = 0.0
     of: int = -1
     error: str = ""
     duration_s: float = 0.0
+    from_rung: int = 0
+    bracket: int = 0
+    at_s: float = 0.0
+    device: str = ""
+    source: str = ""
     driver: str = ""
 
     def to_json(self) -> dict[str, Json]:
         """Only what differs from the defaults."""
-        whole = cast(dict[str, Json], to_json(self))
-        return {name: value for name, value in whole.items() if value != _DEFAULTS[name]}
+        return {name: to_json(value) for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
 
 
 def event_from_json(document: Json, *, what: str) -> Event:
@@ -68,12 +102,13 @@ def event_from_json(document: Json, *, what: str) -> Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A stretch of one trial, from a checkpoint to a rung: what an executor runs.
+    """A stretch of one trial, from a checkpoint to a rung, and on from there for as long as `observe` says so: what an executor runs.
 
     Attributes:
-        rung: Index of the rung at its end.
+        rung: Index of the first rung that it comes to.
         from_epoch: Epochs that are done, in `checkpoint`.
-        to_epoch: Epochs at the rung.
+        to_epoch: Epochs at that rung; where it equals `from_epoch`, only the latency is measured.
+        later: Epochs at the rungs after it.
         known: What is measured already, so that it is not measured again; empty for a trial that was never prepared.
     """
 
@@ -85,6 +120,7 @@ class Job:
     to_epoch: int
     checkpoint: str | None = None
     known: Mapping[str, float] = field(default_factory=dict)
+    later: tuple[int, ...] = ()
 
 
-_DEFAULTS: dict[str, Json] = {one.name: cast(dict[str, Json], to_json(Event(kind="open")))[one.name] for one in fields(Event)} | {"kind": None}
+_DEFAULTS = tuple((one.name, one.default_factory() if one.default_factory is not MISSING else one.default) for one in fields(Event))

@@ -13,17 +13,28 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from foundry_ray import assets
 from foundry_ray.config import ObjectiveConfig, TrainConfig, read_yaml, validate
-from foundry_ray.errors import SearchSpaceError, UnknownKey
+from foundry_ray.errors import RecipeInfeasible, SearchSpaceError, UnknownKey
 from foundry_ray.search import constraints as limits
-from foundry_ray.types import Objective, Param, Scalar, SearchSpace
+from foundry_ray.search import points, relations
+from foundry_ray.search.points import in_order as in_order
+from foundry_ray.search.points import is_active as is_active
+from foundry_ray.types import CompressionRecipe, Objective, Param, Scalar, SearchSpace
 
 if TYPE_CHECKING:
     from foundry_ray.config import SearchConfig
 
-_SECTIONS = ("params", "objectives", "constraints")
+_SECTIONS = ("params", "relations", "objectives", "constraints")
 _RANGES = ("float", "int")
 _KINDS = (*_RANGES, "choice")
 _PARAM_KEYS = (*_KINDS, "log", "step", "when")
+_NOT_SEARCHED = ("epochs", "early_stopping_epochs")
+_LONG = 4
+"""Letters of a name that is looked for in descriptions: `learning_rate` is found in that of `lr`."""
+_OBJECTIVES = (
+    ObjectiveConfig(metric="accuracy", mode="max"),
+    ObjectiveConfig(metric="latency_p50_ms", mode="min"),
+    ObjectiveConfig(metric="size_bytes", mode="min"),
+)
 
 
 def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
@@ -31,6 +42,7 @@ def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
 
     Raises:
         UnknownKey: A key that the grammar has not, or a metric that no trial reports; the nearest one is named.
+        RecipeInfeasible: A parameter goes beyond what its recipe step takes.
         SearchSpaceError: A space that cannot be sampled.
         ConfigError: There is no such file, or it is not YAML.
     """
@@ -38,68 +50,64 @@ def load_space(name_or_path: str, config: SearchConfig) -> SearchSpace:
     document = read_yaml(path)
     where = path.name
     _check_keys(document, _SECTIONS, where=where)
+    params = _params(document.get("params"), where=where)
     space = SearchSpace(
-        params=_params(document.get("params"), where=where),
+        params=params,
+        relations=_relations(document.get("relations", []), params, where=where),
         objectives=_objectives(document.get("objectives"), config, where=where),
         constraints=_constraints(document.get("constraints"), config, where=where),
     )
+    points.check_relations(space, where=where)
     check_recipes(space, where=where)
     return space
 
 
 def check_recipes(space: SearchSpace, *, where: str) -> None:
-    """Make the recipes of both ends of the space, so that a parameter that nothing understands is an error before anything starts."""
-    from foundry_ray.compression import recipe_from_params
-    from foundry_ray.training.mixing import check_mixing
+    """Make the recipes of points at the rim and inside, so that a parameter that nothing understands is an error before anything starts.
 
-    for pick in (0, -1):
-        hyperparams, recipe = recipe_from_params(_corner(space, pick, where=where))
+    Points that no trial can have, because they break a relation, are left out.
+    """
+    from foundry_ray.training.mixing import check_mixing
+    from foundry_ray.training.optimizers import check_optimizer
+
+    for point in points.probes(space):
+        hyperparams, recipe = _split(point, where=where)
+        for name in hyperparams:
+            _check_hyperparam(name, where=where)
         train = validate(TrainConfig, dict(hyperparams), where=f"{where}: params")
+        check_optimizer(train.optimizer, key=f"{where}: params.optimizer")
         check_mixing(train, has_images=True, distils=recipe.step("distil") is not None)
 
 
-def _corner(space: SearchSpace, pick: int, *, where: str) -> dict[str, Scalar]:
-    chosen: dict[str, Scalar] = {}
-    for param in in_order(space.params, where=where):
-        if is_active(param, chosen):
-            chosen[param.name] = ends(param)[pick]
-    return chosen
+def _split(point: Mapping[str, Scalar], *, where: str) -> tuple[Mapping[str, Scalar], CompressionRecipe]:
+    """Hyperparameters and recipe. Raises RecipeInfeasible in the words of the space, where the recipe's own names are others."""
+    from foundry_ray.compression import recipe_from_params
+    from foundry_ray.compression.recipes import PLAIN_NAMES
+
+    try:
+        return recipe_from_params(point)
+    except RecipeInfeasible as error:
+        names = [f"`{name}`" for name, (kind, _) in PLAIN_NAMES.items() if kind == error.facts.get("recipe")]
+        hint = f"a space sets this step by {' and '.join(names)}; search_spaces/README.md says what they may be." if names else error.hint
+        raise RecipeInfeasible(f"{where}: params: {error.message}", hint=hint, **error.facts) from error
 
 
-def ends(param: Param) -> tuple[Scalar, ...]:
-    """The lowest and the highest value of a range, or all choices."""
-    if param.kind == "categorical":
-        return param.choices
-    assert param.low is not None
-    assert param.high is not None
-    cast_to = int if param.kind == "int" else float
-    return (cast_to(param.low), cast_to(param.high))
+def _check_hyperparam(name: str, *, where: str) -> None:
+    """A name that is no recipe's is a key of training; but not one that ends a trial: trials are compared at equal epochs."""
+    from foundry_ray.compression.recipes import PLAIN_NAMES
 
-
-def is_active(param: Param, chosen: Mapping[str, Scalar]) -> bool:
-    """Whether `param` exists beside these values: each of its conditions names a parameter that exists and has one of the values."""
-    return all(name in chosen and chosen[name] in values for name, values in param.when.items())
-
-
-def in_order(params: Sequence[Param], *, where: str = "search space") -> tuple[Param, ...]:
-    """The parameters so that each comes after those that its `when` names.
-
-    Raises:
-        SearchSpaceError: The conditions go in a circle.
-    """
-    ordered: list[Param] = []
-    left = list(params)
-    while left:
-        known = {param.name for param in ordered}
-        ready = [param for param in left if set(param.when) <= known]
-        if not ready:
-            names = ", ".join(param.name for param in left)
-            raise SearchSpaceError(
-                f"{where}: the `when` of {names} go in a circle.", hint="let one of them stand without `when`.", param=left[0].name
-            )
-        ordered += ready
-        left = [param for param in left if param not in ready]
-    return tuple(ordered)
+    if name in _NOT_SEARCHED:
+        message = f"{where}: params.{name} is to be searched, wanted one number of epochs for all trials: they are compared at equal ones."
+        raise SearchSpaceError(message, hint=f"remove `{name}`, and set `student.epochs` and `search.scheduler.rungs`.", param=name)
+    known = [one for one in TrainConfig.model_fields if one not in _NOT_SEARCHED]
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, [*known, *PLAIN_NAMES], n=1, cutoff=0.6)
+    if not near and len(name) >= _LONG:
+        near = [one for one in known if name.replace("_", " ") in (TrainConfig.model_fields[one].description or "").lower()]
+    hint = f"did you mean `{near[0]}`?" if near else "name one of these; a plugin's step is set by `step.parameter`."
+    message = f"{where}: params.{name} is read by nothing; there are {', '.join((*known, *PLAIN_NAMES))}."
+    raise UnknownKey(message, hint=hint, key=name, nearest=near[0] if near else None)
 
 
 def _params(section: object, *, where: str) -> tuple[Param, ...]:
@@ -111,7 +119,7 @@ def _params(section: object, *, where: str) -> tuple[Param, ...]:
     by_name = {param.name: param for param in params}
     for param in params:
         _check_when(param, by_name, where=where)
-    in_order(params, where=where)
+    points.in_order(params, where=where)
     return params
 
 
@@ -158,6 +166,9 @@ def _range(name: str, kind: Literal["float", "int"], body: Mapping[str, object],
         )
     if log and step is not None:
         raise SearchSpaceError(f"{place} has log and step, wanted at most one of them.", hint="remove `step`.", param=name)
+    if step is not None and low < high and step > high - low:
+        message = f"{place}.step is {step:g}, but the range is {high - low:g} wide: {low:g} would be its only value."
+        raise SearchSpaceError(message, hint="lower `step`, or remove it.", param=name)
     return Param(name=name, kind=kind, low=low, high=high, log=log, step=None if step is None else float(step), when=when)
 
 
@@ -166,7 +177,7 @@ def _bounds(bounds: object, kind: str, place: str, name: str) -> tuple[float, fl
     numbers = [float(one) for one in pair if isinstance(one, (int, float)) and not isinstance(one, bool) and math.isfinite(one)]
     if len(pair) != 2 or len(numbers) != 2 or (kind == "int" and any(one != int(one) for one in numbers)):
         wanted = "[low, high] of whole numbers" if kind == "int" else "[low, high] of finite numbers"
-        hint = f"write `{name}: {{{kind}: [1, 8]}}`; YAML reads 1e-3 as text, 1.0e-3 as a number."
+        hint = f"write `{name}: {{{kind}: {'[1, 8]' if kind == 'int' else '[0.001, 0.1]'}}}`; YAML reads 1e-3 as text, 1.0e-3 as a number."
         raise SearchSpaceError(f"{place}.{kind} is {bounds!r}, wanted {wanted}.", hint=hint, param=name)
     low, high = numbers
     if low > high:
@@ -184,7 +195,8 @@ def _when(section: object, place: str, name: str) -> dict[str, tuple[Scalar, ...
 
 def _scalars(values: object, place: str, name: str) -> tuple[Scalar, ...]:
     if not isinstance(values, list) or not values or not all(isinstance(one, (bool, int, float, str)) for one in values):
-        raise SearchSpaceError(f"{place} is {values!r}, wanted a list of values.", hint="write `[8, 32]`.", param=name)
+        hint = f"write `[{values}]`." if isinstance(values, (bool, int, float, str)) else "write `[8, 32]`: numbers, words, true or false."
+        raise SearchSpaceError(f"{place} is {values!r}, wanted a list of values.", hint=hint, param=name)
     return tuple(values)
 
 
@@ -198,7 +210,7 @@ def _check_when(param: Param, by_name: Mapping[str, Param], *, where: str) -> No
             )
         never = [value for value in values if not _can_be(by_name[other], value)]
         if never:
-            hint = f"{other} can be {list(ends(by_name[other]))}."
+            hint = f"{other} can be {list(points.ends(by_name[other]))}."
             raise SearchSpaceError(
                 f"{where}: params.{param.name}.when wants {other} to be {never[0]!r}, which it never is.", hint=hint, param=param.name
             )
@@ -212,26 +224,45 @@ def _can_be(param: Param, value: Scalar) -> bool:
     return isinstance(value, (int, float)) and param.low <= value <= param.high
 
 
+def _relations(section: object, params: Sequence[Param], *, where: str) -> tuple[str, ...]:
+    if not isinstance(section, list) or not all(isinstance(one, str) for one in section):
+        raise SearchSpaceError(
+            f"{where}: relations is {section!r}, wanted a list of texts.", hint='write `relations: ["width * depth <= 64"]`.', param=None
+        )
+    return tuple(relations.parse(one, where=where, params=params).text for one in section)
+
+
 def _objectives(section: object, config: SearchConfig, *, where: str) -> tuple[Objective, ...]:
-    wanted: Sequence[ObjectiveConfig] = config.objectives
-    if section is not None and "objectives" not in config.model_fields_set:
-        if not isinstance(section, list) or not section:
-            raise SearchSpaceError(f"{where}: objectives is {section!r}, wanted a list.", hint="write `objectives: [{metric: accuracy, mode: max}]`.")
-        wanted = [validate(ObjectiveConfig, one, where=f"{where}: objectives") for one in section]
+    """The pipeline's, else the space's own, which are read in any case: a wrong line is wrong for whoever uses the file next."""
+    own = None if section is None else _own_objectives(section, where=where)
+    if config.objectives is not None:
+        return _checked_objectives(config.objectives, where="search.objectives")
+    return own or _checked_objectives(_OBJECTIVES, where=where)
+
+
+def _own_objectives(section: object, *, where: str) -> tuple[Objective, ...]:
+    if not isinstance(section, list) or not section:
+        raise SearchSpaceError(f"{where}: objectives is {section!r}, wanted a list.", hint="write `objectives: [{metric: accuracy, mode: max}]`.")
+    return _checked_objectives([validate(ObjectiveConfig, one, where=f"{where}: objectives") for one in section], where=where)
+
+
+def _checked_objectives(wanted: Sequence[ObjectiveConfig], *, where: str) -> tuple[Objective, ...]:
     for one in wanted:
         limits.check_metric(one.metric, where=where)
+        if one.threshold is not None:
+            what = f"{where}: the threshold {one.threshold:g} of {one.metric}"
+            limits.check_reachable(one.metric, ">=" if one.mode == "max" else "<=", one.threshold, what=what)
     if len({one.metric for one in wanted}) != len(wanted):
         raise SearchSpaceError(f"{where}: an objective is named twice: {[one.metric for one in wanted]}.", hint="name each metric once.")
     return tuple(Objective(metric=one.metric, mode=one.mode, threshold=one.threshold) for one in wanted)
 
 
 def _constraints(section: object, config: SearchConfig, *, where: str) -> tuple[str, ...]:
-    texts: Sequence[object] = config.constraints
-    if section is not None and "constraints" not in config.model_fields_set:
-        if not isinstance(section, list):
-            raise SearchSpaceError(f"{where}: constraints is {section!r}, wanted a list.", hint='write `constraints: ["num_params <= 80000"]`.')
-        texts = section
-    return tuple(str(limits.parse(str(text), where=where)) for text in texts)
+    """As `_objectives`."""
+    if section is not None and not isinstance(section, list):
+        raise SearchSpaceError(f"{where}: constraints is {section!r}, wanted a list.", hint='write `constraints: ["num_params <= 80000"]`.')
+    own = limits.parse_all([str(text) for text in section or ()], where=where)
+    return tuple(map(str, own if config.constraints is None else limits.parse_all(config.constraints, where="search.constraints")))
 
 
 def _check_keys(section: Mapping[str, object], valid: Sequence[str], *, where: str) -> None:

@@ -1,36 +1,36 @@
-"""A whole study on Ray: gather what trials share, replay the journal, run what is left, choose. And: finish the chosen trial.
+"""A whole study on Ray: gather what trials share, take the study over, run what is left, choose. And: finish a trial.
 
 A finished study costs a read of its journal; an interrupted one goes on where it was, with what its trials had trained.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from foundry_ray.config import LatencyConfig, SearchConfig, Settings, StudentConfig
 from foundry_ray.errors import OutOfRange, RecipeInfeasible, SearchError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.schemas import images_only
-from foundry_ray.search import constraints, schedulers
-from foundry_ray.search.coordinator import Coordinator, Rules
-from foundry_ray.search.events import Event, Job
-from foundry_ray.search.journal import Journal
-from foundry_ray.search.outcome import Progress, conclude
+from foundry_ray.search import segments
+from foundry_ray.search.coordinator import Coordinator
+from foundry_ray.search.course import Course
+from foundry_ray.search.environment import StudyContext, StudyEnvironment, device_here, local_meter, shared_context, slot_bytes
+from foundry_ray.search.events import Event
+from foundry_ray.search.opening import StudyPlace, open_study
+from foundry_ray.search.outcome import conclude, so_far
 from foundry_ray.search.policy import parse_policy
-from foundry_ray.search.sampler import Sampler
+from foundry_ray.search.progress import Progress
+from foundry_ray.search.rules import Rules
+from foundry_ray.search.samplers import Sampler
+from foundry_ray.search.schedulers import make_scheduler
 from foundry_ray.search.space import load_space
-from foundry_ray.search.state import StudyState
 from foundry_ray.search.targets import TargetSpec, has_logits, teacher_logits, trial_seed
-from foundry_ray.search.trial import TrialContext, TrialRunner
-from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact, Scalar, SearchSpace, StudyResult, Trial
+from foundry_ray.search.transfer import StudyIdentity, taken_over
+from foundry_ray.search.trial import TrialRunner
+from foundry_ray.types import CompressionRecipe, Scalar, SearchSpace, StudyResult, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,113 +38,98 @@ if TYPE_CHECKING:
     from foundry_ray.compression import TrainedStudent
     from foundry_ray.runtime.session import Session
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyContext:
-    """What a study is about, and where it finds it."""
-
-    search: SearchConfig
-    student: StudentConfig
-    task: str
-    augment: tuple[str, ...]
-    seed: int
-    dataset: DatasetRef
-    teacher: ModelArtifact
-    store: ArtifactStore
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyEnvironment:
-    """What an actor needs to run trials; its arrays are read from shared memory."""
-
-    shared: TrialContext
-    store: ArtifactStore
-    settings: Settings
-    latency: LatencyConfig
-
-    def runner(self, reporter: Reporter) -> Callable[[Job], Iterator[Event]]:
-        """See `tune_adapter.Environment`."""
-        from foundry_ray.clock import SystemClock
-        from foundry_ray.evaluation.latency import RuntimeLatencyMeter
-        from foundry_ray.evaluation.quiet import QuietGate
-
-        clock, gate = SystemClock(), QuietGate(home=self.settings.home)
-
-        def pause() -> None:
-            gate.wait(clock)
-
-        meter = RuntimeLatencyMeter(store=self.store, threads=self.latency.threads, budget_s=self.latency.budget_s, clock=clock, gate=gate)
-        return TrialRunner(
-            self.shared,
-            store=self.store,
-            meter=meter,
-            clock=clock,
-            reporter=reporter,
-            between_steps=pause,
-            device=_device(),
-        )
+__all__ = ["StudyContext", "beginning", "finish_trial", "run_study", "study_so_far"]
 
 
 def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: Reporter, session: Session) -> StudyResult:
     """Propose, measure, train, stop at rungs, until the budget is spent; then choose on val.
 
     Raises:
-        ConfigError: The data set is of something else than images.
+        ConfigError: The data set is of something else than images, or the study extends one that is not there.
         OutOfRange: A batch is larger than the training split.
         SearchSpaceError: The space cannot be sampled.
+        ResourcesUnavailable: Not one trial fits the cluster.
         NoFeasibleTrial: No finished trial keeps all constraints.
         SearchError: Every trial failed.
         Conflict: Another process took the study over.
     """
     images_only(context.dataset.schema, what="the search for a student")
     _check_batch(context)
-    space = load_space(context.search.space, context.search)
-    rules = _rules(context, space)
-    state = StudyState(
-        recipe_of=_recipe_of, num_rungs=len(schedulers.resources(context.search.scheduler)), max_failures=context.search.max_trial_failures
-    )
-    journal = Journal(context.store, f"studies/{study_key}/journal", driver=f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}")
-    state.replay(journal.open())
-    coordinator = Coordinator(rules, state=state, journal=journal, clock=clock, on_change=Progress(state, context.search.budget.trials, reporter))
+    rules = _rules(context)
+    place = StudyPlace(store=context.store, study_key=study_key, driver=f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}")
+    coordinator = open_study(rules, _identity(context, rules), place=place, clock=clock)
+    coordinator.listen(Progress(coordinator, reporter=reporter, clock=clock))
     if coordinator.has_work():
-        _execute(coordinator, context, space, study_key=study_key, reporter=reporter, session=session)
-    return conclude(state, rules, study_key=study_key, constraint_texts=space.constraints, reporter=reporter)
+        _execute(coordinator, context, prefix=place.trials, clock=clock, reporter=reporter, session=session)
+    return conclude(coordinator, study_key=study_key, reporter=reporter)
+
+
+def beginning(context: StudyContext) -> list[Event]:
+    """What a study would take over from those that it extends. Reads, and begins nothing. Raises ConfigError where one of them is not there."""
+    rules = _rules(context)
+    return taken_over(rules, _identity(context, rules), context.store)
+
+
+def study_so_far(context: StudyContext, *, study_key: str) -> StudyResult:
+    """A study as its journal tells it, while somebody runs it, or after nobody could. Reads, and takes nothing over. Raises ArtifactCorrupt."""
+    rules = _rules(context)
+    course = Course(rules, prefix="")
+    for event in segments.read(context.store, f"studies/{study_key}/journal").events:
+        course.saw(event)
+    return so_far(rules, course, study_key=study_key)
 
 
 def finish_trial(context: StudyContext, trial: Trial, *, stage_key: str, clock: Clock, reporter: Reporter) -> TrainedStudent:
-    """Continue a trial from its last rung to `student.epochs`. Checkpoints lie under `stage_key`, so that a killed call continues."""
-    from foundry_ray.evaluation.latency import RuntimeLatencyMeter
+    """Continue a trial from its last rung, whichever that is, to `student.epochs`.
 
+    Checkpoints lie under `stage_key`, so that a killed call continues.
+    """
     logits_VNC = None if trial.recipe.step("distil") is None else teacher_logits(_target_spec(context), store=context.store, reporter=reporter)
-    shared = _shared(context, logits_VNC, limits=(), prefix=f"checkpoints/{stage_key}")
-    meter = RuntimeLatencyMeter(store=context.store, threads=1, budget_s=1.0, clock=clock)
-    runner = TrialRunner(shared, store=context.store, meter=meter, clock=clock, reporter=reporter, device=_device())
+    shared = shared_context(context, SearchSpace(params=()), logits_VNC, prefix=f"checkpoints/{stage_key}")
+    meter = local_meter(context.store, context.search.latency, settings=context.settings, clock=clock)
+    runner = TrialRunner(shared, store=context.store, meter=meter, clock=clock, reporter=reporter, device=device_here())
     return runner.finish(trial, prefix=shared.prefix)
 
 
-def _execute(coordinator: Coordinator, context: StudyContext, space: SearchSpace, *, study_key: str, reporter: Reporter, session: Session) -> None:
-    from foundry_ray.search.tune_adapter import TuneExecutor, plan_slots
+def _execute(coordinator: Coordinator, context: StudyContext, *, prefix: str, clock: Clock, reporter: Reporter, session: Session) -> None:
+    from foundry_ray.search.pool.executor import PoolExecutor
+    from foundry_ray.search.pool.slots import as_planned
 
-    resources = session.resources()
-    limits = tuple(constraints.parse(text, where="search.constraints") for text in space.constraints)
-    shared = _shared(context, _logits(context, space, resources, reporter, session), limits=limits, prefix=f"studies/{study_key}/trials")
-    environment = StudyEnvironment(shared=shared, store=context.store, settings=context.settings, latency=context.search.latency)
-    scratch = _scratch(context.settings, study_key)
+    environment = _environment(context, coordinator.rules.space, prefix=prefix, clock=clock, reporter=reporter, session=session)
+    trial = as_planned(context.search.trial, environment.slots)
+    executor = PoolExecutor(environment, trial, nodes=session.nodes, clock=clock, reporter=reporter)
     try:
-        TuneExecutor(environment, slots=plan_slots(resources), scratch=scratch, reporter=reporter).run(coordinator)
+        executor.run(coordinator)
     finally:
         coordinator.close()
     if coordinator.has_work():
-        raise SearchError("Ray Tune ended before the study did, as on an interrupt; its state is saved.", hint="the same command continues it.")
+        raise SearchError("the study ended before its work did; its state is saved.", hint="the same command continues it.")
 
 
-def _scratch(settings: Settings, study_key: str) -> Path:
-    """A new folder for Tune. What killed drivers of this study left is removed: whoever holds the study's lease is the only one."""
-    folder = settings.home / "scratch"
-    for left in folder.glob(f"{study_key[:12]}-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return folder / f"{study_key[:12]}-{secrets.token_hex(4)}"
+def _environment(context: StudyContext, space: SearchSpace, *, prefix: str, clock: Clock, reporter: Reporter, session: Session) -> StudyEnvironment:
+    """What workers need. Raises ResourcesUnavailable where no trial fits, or no node measures."""
+    from foundry_ray.search.pool.gang import RayGang
+    from foundry_ray.search.pool.measuring import open_remote_meter
+    from foundry_ray.search.pool.slots import plan_on_nodes
+    from foundry_ray.training.scratch import scratch_for
+
+    search, store, settings, resources, nodes = context.search, context.store, context.settings, session.resources(), [*session.nodes().values()]
+    slots = plan_on_nodes(nodes, search.trial)  # first: what does not fit needs no logits
+    meter = None
+    if search.latency.device:
+        meter = open_remote_meter(local_meter(store, search.latency, settings=settings, clock=clock), search.latency, resources)
+    shared = shared_context(context, space, _logits(context, space, resources, reporter, session), prefix=prefix)
+    scratch = scratch_for(store, settings.home, is_here=session.is_here())
+    return StudyEnvironment(
+        shared=shared,
+        store=store,
+        settings=settings,
+        latency=search.latency,
+        slots=slots,
+        room_bytes=slot_bytes(nodes, search.trial.cpus),
+        meter=meter,
+        gang=None if slots.num_workers == 1 else RayGang(shared, slots, store=store, settings=settings, scratch=scratch),
+    )
 
 
 def _logits(context: StudyContext, space: SearchSpace, resources: Mapping[str, float], reporter: Reporter, session: Session) -> np.ndarray | None:
@@ -168,29 +153,6 @@ def _target_spec(context: StudyContext) -> TargetSpec:
     )
 
 
-def _shared(context: StudyContext, logits_VNC: np.ndarray | None, *, limits: tuple[constraints.Constraint, ...], prefix: str) -> TrialContext:
-    from foundry_ray import data
-    from foundry_ray.artifacts import manifests
-
-    store, key = context.store, context.teacher.artifact.key
-    return TrialContext(
-        train=data.load_split(context.dataset, "train", store=store),
-        val=data.load_split(context.dataset, "val", store=store),
-        logits_VNC=logits_VNC,
-        teacher_description=json.loads(manifests.read_file(store, key, "architecture.json")),
-        teacher_tensors=manifests.read_file(store, key, "model.safetensors"),
-        family=context.teacher.family,
-        schema=images_only(context.dataset.schema, what="the search for a student"),
-        task=context.task,
-        augment=context.augment,
-        student=context.student,
-        constraints=limits,
-        batch_size=context.search.latency.batch_size,
-        seed=trial_seed(context.seed),
-        prefix=prefix,
-    )
-
-
 def _check_batch(context: StudyContext) -> None:
     """Refuse what every trial would die of."""
     batch_size, num_rows = context.student.batch_size, context.dataset.splits["train"].num_rows
@@ -199,19 +161,34 @@ def _check_batch(context: StudyContext) -> None:
         raise OutOfRange(message, hint=f"set `student.batch_size` to {num_rows} or less.", key="student.batch_size", value=batch_size)
 
 
-def _rules(context: StudyContext, space: SearchSpace) -> Rules:
-    search = context.search
+def _rules(context: StudyContext) -> Rules:
+    search, space = context.search, load_space(context.search.space, context.search)
     accuracy = context.teacher.val_metrics.get("accuracy")
     if accuracy is None:
         raise SearchError("the teacher has no accuracy on val, wanted one to compare students with.", hint="`--fresh teacher` trains it again.")
-    sampler = Sampler(kind=search.sampler, space=space, objectives=space.objectives, seed=context.seed)
     return Rules(
+        space=space,
         scheduler=search.scheduler,
         budget=search.budget,
-        sampler=sampler,
+        sampler=Sampler(kind=search.sampler, space=space, objectives=space.objectives, seed=context.seed),
         policy=parse_policy(search.choose),
         teacher_accuracy=accuracy,
+        seed=context.seed,
         trial_seed=trial_seed(context.seed),
+        max_failures=search.trial.max_failures,
+        recipe_of=_recipe_of,
+        extends=search.extends,
+    )
+
+
+def _identity(context: StudyContext, rules: Rules) -> StudyIdentity:
+    return StudyIdentity(
+        space=rules.space,
+        dataset=context.dataset.fingerprint,
+        teacher=context.teacher.artifact.sha256,
+        training=context.training,
+        levels=make_scheduler(rules.scheduler, rules.space, seed=rules.seed).levels,
+        teacher_accuracy=rules.teacher_accuracy,
     )
 
 
@@ -223,9 +200,3 @@ def _recipe_of(params: Mapping[str, Scalar]) -> CompressionRecipe:
         return recipe_from_params(params)[1]
     except RecipeInfeasible:
         return CompressionRecipe()
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from foundry_ray.observability import StudyView
+
 
 class RecordingReporter:
-    """Keeps reports, progress, points and warnings in lists. Picklable, so that it crosses actors (as a copy)."""
+    """Keeps reports, progress, points, views of studies and warnings in lists. Picklable, so that it crosses actors (as a copy)."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[int, dict[str, float]]] = []
         self.progresses: list[tuple[float, float, str]] = []
         self.points: list[tuple[int, dict[str, float]]] = []
+        self.views: list[StudyView] = []
         self.warnings: list[str] = []
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -22,6 +25,9 @@ class RecordingReporter:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.points.append((step, dict(values)))
+
+    def study(self, view: StudyView) -> None:
+        self.views.append(view)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

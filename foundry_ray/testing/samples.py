@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from random import Random
+
 from foundry_ray.types import (
     ArtifactRef,
     CompressionRecipe,
@@ -14,11 +18,15 @@ from foundry_ray.types import (
     ModelArtifact,
     ModelReport,
     Objective,
+    Param,
     RunRecord,
     RunStatus,
+    Scalar,
+    SearchSpace,
     StageRecord,
     StageStatus,
     Step,
+    StudyProgress,
     StudyResult,
     Trial,
     TrialState,
@@ -60,12 +68,107 @@ def study() -> StudyResult:
     )
 
 
+SPACE = SearchSpace(
+    params=(
+        Param(name="lr", kind="float", low=1e-4, high=1e-1, log=True),
+        Param(name="width", kind="int", low=8, high=32, step=8),
+        Param(name="optimizer", kind="categorical", choices=("adamw", "sgd")),
+        Param(name="momentum", kind="float", low=0.5, high=0.99, when={"optimizer": ("sgd",)}),
+    ),
+    objectives=OBJECTIVES,
+    constraints=("num_params <= 90000",),
+)
+
+
+def searched(num_trials: int = 40, *, seed: int = 0) -> StudyResult:
+    """A study over `SPACE`: `lr` alone makes students accurate, `width` alone makes them slow and large. A third was trained to the end (9 epochs),
+    the others were stopped after 1. Of every ten, one breaks the constraint (width 32), one failed, one repeats the one before, and one is no
+    faster than the teacher."""
+    random = Random(seed)
+    trials = [_searched(number, random) for number in range(num_trials)]
+    trials = [_odd(one, trials[one.number - 1]) for one in trials]
+    seen = [one for one in trials if "accuracy" in one.values and not (one.error or "").startswith("the same")]
+    points = {one.number: (-one.values["accuracy"], one.values["latency_p50_ms"], one.values["size_bytes"]) for one in seen}
+    front = [number for number, point in points.items() if not any(_dominates(other, point) for other in points.values())]
+    complete = [one for one in seen if one.state is TrialState.COMPLETE]
+    return StudyResult(
+        study_name="study-kkkkkkkk",
+        study_key="k" * 32,
+        trials=tuple(trials),
+        objectives=OBJECTIVES,
+        pareto_front=tuple(front),
+        chosen=max(complete, key=lambda one: one.values["accuracy"]).number,
+        num_by_state={str(state): sum(one.state is state for one in trials) for state in TrialState if any(one.state is state for one in trials)},
+        worker_seconds=sum(one.duration_s for one in trials),
+        history=tuple(
+            StudyProgress(at_s=10.0 * step, worker_seconds=20.0 * step, epochs=3 * step, num_trials=step, hypervolume=1 - 1 / (step + 1))
+            for step in range(1, num_trials + 1)
+        ),
+        stopped_by="trials",
+        cost=0.25,
+    )
+
+
+def _searched(number: int, random: Random) -> Trial:
+    width, lr, optimizer = random.choice((8, 16, 24)), 10 ** random.uniform(-4, -1), random.choice(("adamw", "sgd"))
+    params: dict[str, Scalar] = {"lr": lr, "width": width, "optimizer": optimizer}
+    if optimizer == "sgd":
+        params["momentum"] = random.uniform(0.5, 0.99)
+    epochs = 9 if number % 3 == 0 else 1
+    ceiling = 0.98 - 0.05 * abs(math.log10(lr) + 2.5)
+    curve = tuple({"epoch": float(epoch), "accuracy": ceiling - 0.2 / (1 + epoch)} for epoch in range(1, epochs + 1))
+    values = {"accuracy": curve[-1]["accuracy"], "latency_p50_ms": width / 20, "latency_p95_ms": width / 16, "size_bytes": 1000.0 * width}
+    return Trial(
+        trial_id=f"t{number:05d}",
+        number=number,
+        params=params,
+        recipe=RECIPE,
+        state=TrialState.COMPLETE if epochs == 9 else TrialState.STOPPED,
+        rung=2 if epochs == 9 else 0,
+        resource_used=epochs,
+        values={**values, "num_params": 100.0 * width**2, "num_macs": 1e4 * width**2},
+        curve=curve,
+        checkpoint=f"studies/{'k' * 32}/trials/{number:06d}/{epochs:06d}-{'c' * 32}.safetensors",
+        duration_s=2.0 * epochs,
+        device="recorded",
+    )
+
+
+def _odd(one: Trial, before: Trial) -> Trial:
+    known = {name: value for name, value in one.values.items() if name != "accuracy"}
+    nothing = replace(one, rung=None, resource_used=0, curve=(), checkpoint=None)
+    if one.number % 10 == 4:
+        values = {**known, "num_params": 102_400.0}
+        return replace(
+            nothing, params={**one.params, "width": 32}, state=TrialState.INFEASIBLE, values=values, error="num_params is 102400, wanted <= 90000"
+        )
+    if one.number % 10 == 5:
+        return replace(nothing, state=TrialState.FAILED, values=known, error="the loss is not finite", num_failures=1)
+    if one.number % 10 == 7:
+        error = f"the same as trial {before.number} after rounding, whose values these are"
+        return replace(nothing, params=before.params, state=TrialState.STOPPED, values=before.values, error=error)
+    if one.number % 10 == 8:
+        return replace(nothing, state=TrialState.STOPPED, values=known, dominated="p50 is 1.2 ms, the teacher's 1.2 ms")
+    return one
+
+
+def _dominates(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return first != second and all(a <= b for a, b in zip(first, second, strict=True))
+
+
 def model(name: str = "student", *, num_params: int = 60_000) -> ModelArtifact:
     """A model artifact with a curve."""
     reference = ArtifactRef(key=f"artifacts/model/{name}.json", kind="model", sha256=name, size_bytes=70_000, created_at="2026-01-01T00:00:00+00:00")
     curve = tuple({"epoch": float(epoch), "accuracy": 0.9 + epoch / 100} for epoch in range(1, 6))
     return ModelArtifact(
-        artifact=reference, family="resnet", num_params=num_params, num_macs=9_000_000, size_bytes=70_000, recipe=RECIPE, curve=curve
+        artifact=reference,
+        family="resnet",
+        num_params=num_params,
+        num_macs=9_000_000,
+        size_bytes=70_000,
+        recipe=RECIPE,
+        curve=curve,
+        val_metrics={"accuracy": 0.95},
     )
 
 
@@ -124,3 +227,11 @@ def record(*, passed: bool = True) -> RunRecord:
         started_at="2026-01-01T00:00:00+00:00",
         warnings=("a <warning> & more",),
     )
+
+
+def searched_record(num_trials: int = 40) -> RunRecord:
+    """A finished run whose study is `searched`."""
+    done = record()
+    teacher = replace(model("teacher", num_params=700_000), val_metrics={"accuracy": 0.98})
+    outputs: dict[str, Json] = {"teacher": to_json(teacher), "search": to_json(searched(num_trials))}
+    return replace(done, stages=tuple(replace(stage, outputs=outputs.get(stage.name, stage.outputs)) for stage in done.stages))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from foundry_ray.artifacts.manifests import publish, put_json
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import register
-from foundry_ray.runlog import StageResult, commit_result, save_run
+from foundry_ray.runlog import StageResult, commit_result, forget_result, save_run
+from foundry_ray.search import segments
 from foundry_ray.search.events import Event
 from foundry_ray.search.journal import Journal
+from foundry_ray.search.transfer import StudyIdentity, write_identity
 from foundry_ray.testing import samples
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.training.checkpoint import Checkpoint
@@ -23,13 +25,19 @@ from foundry_ray.types import (
     DatasetRef,
     ImageSchema,
     Json,
+    Param,
     Preprocessing,
     RunRecord,
     RunStatus,
+    SearchSpace,
     SplitInfo,
     StageRecord,
     StageStatus,
+    StudyResult,
+    Trial,
+    canonical_bytes,
     canonical_sha256,
+    from_json,
     to_json,
 )
 
@@ -41,7 +49,7 @@ def stage_key_of(stage: str, seed: int = 0) -> str:
     return canonical_sha256([stage, seed])[:32]
 
 
-def store_run(store: ArtifactStore, *, clock: Clock, run_id: str = RUN_ID, seed: int = 0, num_files: int = 20) -> RunRecord:
+def store_run(store: ArtifactStore, *, clock: Clock, run_id: str = RUN_ID, seed: int = 0, num_files: int = 20, config: Json = None) -> RunRecord:
     """Store a run that is done, with data set, teacher, study, student, report, registered version, journal and checkpoints.
 
     Args:
@@ -50,8 +58,9 @@ def store_run(store: ArtifactStore, *, clock: Clock, run_id: str = RUN_ID, seed:
         run_id: Its name.
         seed: Another one makes another teacher and student; the data set is the same for all.
         num_files: Files of the data set; many small ones are packed.
+        config: Its configuration; its name alone where absent.
     """
-    run = _Run(store, clock, run_id, seed)
+    run = _Run(store, clock, run_id, seed, config or {"name": "mnist"})
     dataset = _dataset(run.publish("dataset", {f"part-{number:03d}.npy": b"rows %d" % number for number in range(num_files)}))
     teacher = replace(samples.model("teacher"), artifact=run.publish("model", {"model.onnx": b"teacher %d" % seed}), parents=(dataset.key,))
     parents = (teacher.artifact.key,)
@@ -69,6 +78,49 @@ def store_run(store: ArtifactStore, *, clock: Clock, run_id: str = RUN_ID, seed:
     return run.save()
 
 
+def store_extending_run(store: ArtifactStore, first: RunRecord, *, clock: Clock, run_id: str = "mnist-20260102-000000-bbbb") -> RunRecord:
+    """Store a run like `store_run`'s whose chosen trial is one that the study of `first` stopped: its checkpoint lies there."""
+    record = store_run(store, clock=clock, run_id=run_id, seed=1)
+    theirs, ours = (from_json(StudyResult, _search(one).outputs, what="study") for one in (first, record))
+    taken = replace(ours.trials[0], checkpoint=theirs.trials[2].checkpoint)
+    search = replace(_search(record), outputs=to_json(replace(ours, trials=(taken, *ours.trials[1:]))))
+    record = replace(record, stages=tuple(search if stage.name == "search" else stage for stage in record.stages))
+    save_run(store, record)
+    forget_result(store, "search", search.key)
+    commit_result(store, "search", search.key, StageResult(outputs=search.outputs, run_id=run_id, created_at="", duration_s=1.0, versions={}))
+    return record
+
+
+def _search(record: RunRecord) -> StageRecord:
+    stage = record.stage("search")
+    assert stage is not None, "a stored run has a study"
+    return stage
+
+
+def identity_of(seed: int = 0) -> StudyIdentity:
+    """What a stored run's study is of."""
+    space = SearchSpace(params=(Param(name="lr", kind="float", low=1e-3, high=0.1, log=True),), objectives=samples.OBJECTIVES)
+    return StudyIdentity(space=space, dataset="f" * 64, teacher=f"teacher {seed}", training="x", levels=(1, 3, 9), teacher_accuracy=0.95)
+
+
+def _events(trial: Trial) -> Iterator[Event]:
+    """The life of a trial that was trained to the last rung."""
+    known = {name: value for name, value in trial.values.items() if name != "accuracy"}
+    yield Event(kind="ask", number=trial.number, params=trial.params)
+    yield Event(kind="prepared", number=trial.number, values=known, effective=f"model {trial.number}", device="recorded")
+    accuracy = {"accuracy": trial.values["accuracy"]}
+    yield Event(kind="rung", number=trial.number, rung=2, epoch=9, values=accuracy, curve=trial.curve, checkpoint=trial.checkpoint)
+
+
+def compact(store: ArtifactStore, seed: int = 0) -> str:
+    """Put the first segment of a stored run's journal into a snapshot, and take it away. Returns its key."""
+    prefix = f"studies/{stage_key_of('study', seed)}/journal"
+    events = [canonical_bytes(event.to_json()) for event in segments.read(store, prefix).events[:1]]
+    store.put(segments.snapshot_key(prefix, 1), segments.snapshot(events, number=1, openings=[0]))
+    store.delete(segments.key(prefix, 0))
+    return segments.key(prefix, 0)
+
+
 def store_checkpoint(store: ArtifactStore, stage_key: str, *, epoch: int, data: bytes, attempt: str = "a") -> Checkpoint:
     """Store a committed checkpoint of one rank after 10 steps an epoch, whose bytes are no tensors."""
     draft = Draft(stage_key=stage_key, step=10 * epoch, epoch=epoch, world_size=1, attempt=attempt, document={}, meta={})
@@ -81,11 +133,11 @@ def store_checkpoint(store: ArtifactStore, stage_key: str, *, epoch: int, data: 
 
 
 class _Run:
-    def __init__(self, store: ArtifactStore, clock: Clock, run_id: str, seed: int) -> None:
+    def __init__(self, store: ArtifactStore, clock: Clock, run_id: str, seed: int, config: Json) -> None:
         self._store = store
         self._seed = seed
         self._time = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
-        self._record = RunRecord(run_id=run_id, pipeline="mnist", config={"name": "mnist"}, versions={"ray": "2.60.0"}, source="pipeline.yaml")
+        self._record = RunRecord(run_id=run_id, pipeline="mnist", config=config, versions={"ray": "2.60.0"}, source="pipeline.yaml")
 
     def publish(self, kind: str, files: Mapping[str, bytes], meta: Json = None) -> ArtifactRef:
         return publish(self._store, kind=kind, files=files, meta=meta, created_at=self._time)
@@ -100,7 +152,7 @@ class _Run:
         return f"stages/{stage}/{key}.json"
 
     def search(self) -> Json:
-        """Store a journal of two segments and three trials with checkpoints; returns the result that names them."""
+        """Store a journal of two segments, what the study is of, and three trials with checkpoints; returns the result that names them."""
         study_key = stage_key_of("study", self._seed)
         journal = Journal(self._store, f"studies/{study_key}/journal", driver=f"driver {self._seed}")
         journal.open()
@@ -108,8 +160,10 @@ class _Run:
         for trial in samples.study().trials:
             checkpoint = self._put_hashed(f"studies/{study_key}/trials/{trial.number:06d}", b"trial %d" % trial.number)
             trials.append(replace(trial, checkpoint=checkpoint))
-            journal.append(Event(kind="rung", number=trial.number, checkpoint=checkpoint))
-        journal.commit()
+            for event in _events(trials[-1]):
+                journal.append(event)
+        journal.close()
+        write_identity(self._store, study_key, identity_of(self._seed))
         return to_json(replace(samples.study(), study_key=study_key, trials=tuple(trials)))
 
     def checkpoints(self) -> None:

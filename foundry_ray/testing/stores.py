@@ -1,14 +1,17 @@
-"""A store in memory that keeps the contract, and one that fails on demand."""
+"""A store in memory that keeps the contract, one that fails on demand, and one whose process dies."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from foundry_ray.errors import ArtifactNotFound, Conflict, StoreUnavailable
 from foundry_ray.protocols import ArtifactStore, Clock, ObjectInfo
+
+T = TypeVar("T")
 
 
 class MemoryStore:
@@ -113,3 +116,64 @@ class FailingStore:
     def delete(self, *keys: str) -> None:
         self._meet("delete", " ".join(keys))
         self._inner.delete(*keys)
+
+
+class Killed(BaseException):
+    """What a process sees of its own end: nothing but a test catches it."""
+
+
+class MortalStore:
+    """A store as one process sees it, which can end at any of its operations; whatever it tries after that does not happen.
+
+    Args:
+        dies_at: Operations (put, get, list, ...) after which the process is dead; None where only `die` ends it.
+        is_done: Whether the last of them still happens.
+    """
+
+    def __init__(self, inner: ArtifactStore, *, dies_at: int | None = None, is_done: bool = False) -> None:
+        self._inner = inner
+        self._dies_at = dies_at
+        self._is_done = is_done
+        self._is_dead = False
+        self._lock = threading.RLock()
+        self.num_operations = 0
+
+    @property
+    def uri(self) -> str:
+        return self._inner.uri
+
+    def die(self) -> None:
+        """Nothing happens from now on."""
+        with self._lock:
+            self._is_dead = True
+
+    def put(self, key: str, source: bytes | Path, *, if_absent: bool = False) -> None:
+        self._live(lambda: self._inner.put(key, source, if_absent=if_absent))
+
+    def get(self, key: str, *, start: int = 0, size: int | None = None) -> bytes:
+        return self._live(lambda: self._inner.get(key, start=start, size=size))
+
+    def download(self, key: str, path: Path) -> str:
+        return self._live(lambda: self._inner.download(key, path))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        return self._live(lambda: self._inner.stat(key))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return iter(self._live(lambda: [*self._inner.list(prefix)]))
+
+    def delete(self, *keys: str) -> None:
+        self._live(lambda: self._inner.delete(*keys))
+
+    def _live(self, act: Callable[[], T]) -> T:
+        with self._lock:
+            if self._is_dead:
+                raise Killed
+            self.num_operations += 1
+            self._is_dead = self.num_operations == self._dies_at
+            if self._is_dead and not self._is_done:
+                raise Killed
+            done = act()
+            if self._is_dead:
+                raise Killed
+            return done

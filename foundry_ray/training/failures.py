@@ -185,6 +185,12 @@ def decide(facts: FailureFacts) -> Decision:
     return _again(facts, culprit_of(facts.failures))
 
 
+def is_own_bug(text: str) -> bool:
+    """Whether a traceback ends with an error that its code raised and would raise again, in a process that is none the worse for it."""
+    line = last_line(text)
+    return bool(_BUGS.search(line)) and not _SURROUNDINGS.search(line) and "device-side assert" not in line
+
+
 def culprit_of(failures: Sequence[RankFailure]) -> RankFailure:
     """The failure that most likely caused the others: a death before an error before a lost peer, then the lowest rank."""
     assert failures, "a worker group that failed has a failure"

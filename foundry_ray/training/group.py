@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foundry_ray.errors import FoundryError, StoreError
@@ -28,8 +28,24 @@ _NOT_STARTED = ("WorkerGroupStartupTimeoutError", "InsufficientClusterResourcesE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """What a group of workers is called, and what each of them gets.
+
+    Attributes:
+        per_worker: Resources, as Ray names them.
+        env: Variables of its environment.
+    """
+
+    name: str
+    num_workers: int
+    use_gpu: bool
+    per_worker: Mapping[str, float]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What a worker is told."""
+    """What a worker of a training is told."""
 
     job: RankJob
     attempt: Attempt
@@ -37,19 +53,30 @@ class _Work:
 
 def run_group(job: RankJob, attempt: Attempt, scratch: Scratch) -> tuple[RankFailure, ...]:
     """Run a group to its end and say how its ranks failed; empty if they did not."""
+    group = Group(
+        name=f"train-{attempt.name}",
+        num_workers=attempt.shape.num_workers,
+        use_gpu=attempt.use_gpu,
+        per_worker=request_of(job.config, use_gpu=attempt.use_gpu),
+        env=_worker_env(job, attempt),
+    )
+    return run_workers(_worker, _Work(job=job, attempt=attempt), group, scratch)
+
+
+def run_workers(worker: Callable[[dict[str, Any]], None], work: object, group: Group, scratch: Scratch) -> tuple[RankFailure, ...]:
+    """Run `worker({"work": work})` on all workers of a group, which are joined by torch.distributed, and say how they failed."""
     import ray.exceptions
     import ray.train
 
-    name = f"train-{attempt.name}"
     try:
-        _trainer_class()(_worker, train_loop_config={"work": _Work(job=job, attempt=attempt)}, **_settings(job, attempt, scratch, name)).fit()
+        _trainer_class()(worker, train_loop_config={"work": work}, **_settings(group, scratch)).fit()
     except ray.train.WorkerGroupError as error:
         return tuple(_of_rank(rank, failure) for rank, failure in sorted(error.worker_failures.items())) or (_of_controller(error),)
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         return (_of_controller(error),)
     finally:
         with suppress(StoreError):  # what stays is cleared by the next attempt
-            scratch.clear(name)
+            scratch.clear(group.name)
     return ()
 
 
@@ -64,33 +91,33 @@ def _trainer_class() -> Any:
     return WithoutData
 
 
-def _settings(job: RankJob, attempt: Attempt, scratch: Scratch, name: str) -> dict[str, Any]:
+def _settings(group: Group, scratch: Scratch) -> dict[str, Any]:
     import ray.train
     from ray.train.torch import TorchConfig
 
-    has_whole_gpus = attempt.use_gpu and job.config.gpus_per_worker >= 1  # NCCL refuses two ranks on one device
+    has_whole_gpus = group.use_gpu and group.per_worker.get("GPU", 0.0) >= 1  # NCCL refuses two ranks on one device
     failures = ray.train.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
     return {
         "scaling_config": ray.train.ScalingConfig(
-            num_workers=attempt.shape.num_workers,
-            use_gpu=attempt.use_gpu,
-            resources_per_worker=request_of(job.config, use_gpu=attempt.use_gpu),
+            num_workers=group.num_workers,
+            use_gpu=group.use_gpu,
+            resources_per_worker=dict(group.per_worker),
         ),
         "torch_config": TorchConfig(backend="nccl" if has_whole_gpus else "gloo"),
         "run_config": ray.train.RunConfig(
-            name=name,
+            name=group.name,
             **scratch.storage(),
             failure_config=failures,
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
-            worker_runtime_env=_worker_env(job, attempt),
+            worker_runtime_env={"env_vars": dict(group.env)} if group.env else None,
         ),
     }
 
 
-def _worker_env(job: RankJob, attempt: Attempt) -> dict[str, Any] | None:
+def _worker_env(job: RankJob, attempt: Attempt) -> dict[str, str]:
     """cuBLAS is deterministic only with a workspace of fixed size, which it takes from the environment of a process."""
     is_asked = job.config.deterministic and attempt.use_gpu
-    return {"env_vars": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}} if is_asked else None
+    return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if is_asked else {}
 
 
 def _of_rank(rank: int, failure: Exception) -> RankFailure:
@@ -137,7 +164,7 @@ def _train(work: _Work, runs: list[Any]) -> None:
     key, is_first = progress_key(job.stage_key), ray.train.get_context().get_world_rank() == 0
     reporter = StoreReporter(job.store, key if is_first else None, attempt=attempt.name)
     ear = Ear(job.store, ask_key(key, attempt.name))
-    device = _device(attempt)
+    device = device_of_worker(use_gpu=attempt.use_gpu)
     nodes = _nodes()
     reporter.placed(nodes)
 
@@ -175,9 +202,9 @@ def _load_engine() -> None:
     prepare()
 
 
-def _device(attempt: Attempt) -> str:
+def device_of_worker(*, use_gpu: bool) -> str:
     """This worker's, as Ray assigned it: several workers may share one."""
-    if not attempt.use_gpu:
+    if not use_gpu:
         return "cpu"
     import ray.train.torch
     import torch

@@ -157,7 +157,7 @@ class Loop:
         self._engine.sync_buffers()
         if self._average is not None:
             average_buffers(self._average.buffers, self._engine)
-        judged = self._judge()
+        judged = self.judge()
         elapsed_s = self._clock.monotonic_s() - started_s - waited_s
         self.epoch += 1
         self._sums.zero_()
@@ -297,7 +297,8 @@ class Loop:
         if self._engine.reduce([float(is_bad)], mode="max")[0]:
             raise _diverged("weights before", self.step, math.nan)
 
-    def _judge(self) -> dict[str, float]:
+    def judge(self) -> dict[str, float]:
+        """`val_loss` and the task's primary metric of what would be shipped now. All ranks call it. Raises Diverged."""
         job, engine = self._job, self._engine
         if job.eval_transform is not None:
             shipped = job.eval_transform(self.eval_model()).eval()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from foundry_ray import assets
@@ -72,6 +73,51 @@ def test_trials_are_listed_and_the_front_is_a_part_of_them(commands: Commands, f
     front = commands.run("trials", "latest", "--pareto", "--json").document
     assert 1 <= len(front) <= len(trials) == 4
     assert all(trial["state"] != "running" for trial in trials)
+
+
+def test_a_study_is_shown_at_one_look(commands: Commands, first: Outcome) -> None:
+    shown = commands.run("study", "show", "latest", "--json").document
+    assert shown["study"]["stopped_by"] == "trials"
+    assert shown["study"]["history"][-1]["worker_seconds"] > 0
+    assert {one["metric"] for one in shown["importances"]} == {"accuracy", "latency_p50_ms", "size_bytes"}
+    assert "most accurate" in commands.run("study", "show", "latest").stdout
+
+
+def test_a_study_opens_in_optuna(commands: Commands, first: Outcome) -> None:
+    exported = commands.run("study", "export", "latest", "--to", "sqlite:///study.db", "--json").document
+    study = optuna.load_study(study_name=exported["study_name"], storage=f"sqlite:///{commands.folder}/study.db")
+    trials = commands.run("trials", "latest", "--sort", "number", "--json").document
+    assert [trial.params for trial in study.trials] == [trial["params"] for trial in trials]
+    assert commands.run("study", "export", "latest", "--to", "sqlite:///study.db").code == 2
+
+
+@pytest.mark.timeout(400)
+def test_another_trial_is_finished_and_served_in_place_of_the_chosen_one(commands: Commands, first: Outcome) -> None:
+    run_id = json.loads(first.stdout)["run_id"]
+    trials = commands.run("trials", run_id, "--json").document
+    another = next(trial["number"] for trial in trials[1:] if trial["state"] == "complete")
+    outcome = commands.run("deploy", run_id, "--trial", str(another), "--json", timeout_s=300)
+    assert outcome.code == 0, outcome.stderr[-3000:]
+    assert _statuses(outcome) == {"search": "done", "student": "done", "evaluation": "done", "registry": "done", "serving": "done"} | dict.fromkeys(
+        ("data", "teacher"), "reused"
+    )
+    champion = commands.run("models", "show", "mnist@champion", "--json").document
+    assert champion["lineage"]["trial"]["number"] == another
+    served = commands.run("endpoints", "show", "mnist", "--json").document
+    assert served["model_version"] == str(champion["version"])
+
+
+@pytest.mark.timeout(400)
+def test_a_study_goes_on_with_more_trials_and_nothing_is_trained_again(commands: Commands, first: Outcome) -> None:
+    run_id = json.loads(first.stdout)["run_id"]
+    before = commands.run("trials", run_id, "--sort", "number", "--json").document
+    outcome = commands.run("study", "extend", run_id, "--trials", "1", "--set", "serve.enabled=false", "--json", timeout_s=300)
+    extension = json.loads(outcome.stdout)
+    assert outcome.code == 0, outcome.stderr[-3000:]
+    assert extension["extended"] == extension["study_key"]
+    after = commands.run("trials", extension["record"]["run_id"], "--sort", "number", "--json").document
+    assert len(after) == len(before) + 1
+    assert [trial["params"] for trial in after[: len(before)]] == [trial["params"] for trial in before]
 
 
 def test_the_champion_predicts_without_a_server_and_pulls_into_a_folder(commands: Commands, first: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 of the driver in the teacher, in the search and in the student stage; two drivers at once; an orderly stop.
+"""kill -9 of the driver in the teacher, in the search and in the student stage, of a trial and of the head; two drivers at once; an orderly stop.
 
 Compared with an unbroken run, and with what lay in the store before each blow: a finished stage is not done again, a finished trial
 neither, training goes on at the epoch after the last checkpoint, nothing is lost and nothing doubled.
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from foundry_ray.artifacts import open_store
 from foundry_ray.config import Settings
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runlog import list_runs, load_run
+from foundry_ray.runtime import local_head
 from foundry_ray.testing.commands import Commands
 from foundry_ray.training import checkpoint as checkpoints
 from foundry_ray.training.rank import curve_of
@@ -231,6 +233,43 @@ def test_two_runs_at_once_train_once(pair: User) -> None:
     assert [event["number"] for event in pair.journal() if event["kind"] == "ask"] == list(range(TRIALS))
     assert [event["kind"] for event in pair.journal()].count("open") == 1
     assert len(list(pair.store.list("registry/"))) == len({info.key for info in pair.store.list("registry/")})
+
+
+@pytest.mark.timeout(900)
+def test_a_trial_and_then_the_head_are_killed_and_no_trial_is_lost(user: User) -> None:
+    """With the real meter and two workers at once."""
+    process = user.start()
+    _wait(lambda: len(_processes(user, "ray::Worker.next")) == 2, process, user, what="two trials at once")
+    _processes(user, "ray::Worker.next")[0].kill()
+    _wait(lambda: any(event["kind"] == "died" for event in user.journal()), process, user, what="death of a trial")
+    _wait(lambda: bool(_of_rungs(user.journal())), process, user, what="trial at a rung")
+    before = len(user.commands.log.read_text())
+    for one in [*_processes(user, "gcs_server"), *_processes(user, "raylet")]:
+        one.kill()
+    assert process.wait(timeout=180) == 4, user.commands.log.read_text()[-3000:]
+    printed = user.commands.log.read_text()[before:]
+    assert "Traceback" not in printed
+    assert "`foundry resume" in printed
+    events = user.journal()
+
+    stages = user.finish()
+    assert [stages[name]["status"] for name in ("data", "teacher", "search")] == ["reused", "reused", "done"]
+    assert {trial["state"] for trial in stages["search"]["outputs"]["trials"]} <= {"complete", "waiting", "stopped", "infeasible"}
+    _kept_trials(user, events, stages["search"]["outputs"]["trials"])
+
+
+def _processes(user: User, name: str) -> list[psutil.Process]:
+    """Those of this user's head."""
+    state = local_head.status(Settings(home=user.commands.home))
+    below = psutil.Process(state.pid).children(recursive=True) if state is not None else []
+    return [one for one in below if _is_called(one, name)]
+
+
+def _is_called(process: psutil.Process, name: str) -> bool:
+    try:
+        return name in process.cmdline()[0]
+    except (psutil.Error, IndexError):  # it is gone, or nearly
+        return False
 
 
 @pytest.mark.timeout(900)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from foundry_ray.config import PipelineConfig, StoreConfig, load_config, semantic, settings, store_config, validate
+from foundry_ray.config import PipelineConfig, StoreConfig, load_config, read_yaml, semantic, settings, store_config, validate
 from foundry_ray.errors import ConfigError, OutOfRange, UnknownKey
 
 SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
@@ -44,7 +44,14 @@ def test_a_missing_file_names_the_command_that_writes_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [1", "is not YAML at line"), ("- a", "holds a list, wanted a mapping"), ("name: x", "data is missing")]
+    ("text", "message"),
+    [
+        ("a: [1", "is not YAML at line"),
+        ("- a", "holds a list, wanted a mapping"),
+        ("# nothing", "is empty, wanted a mapping"),
+        ("name: x", "data is missing"),
+        ("name: x\nsearch: {budget: {trials: 3, trials: 4}}", "trials is there twice, again at line 2"),
+    ],
 )
 def test_a_broken_file_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.yaml").write_text(text)
@@ -52,11 +59,35 @@ def test_a_broken_file_is_one_clear_error(tmp_path: Path, text: str, message: st
         load_config(tmp_path / "p.yaml")
 
 
+def test_keys_that_are_merged_into_a_mapping_are_not_there_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("base: &base {a: 1, b: 2}\nmine: {<<: *base, a: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml")["mine"] == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+def test_a_number_is_finite_as_json_has_no_other(value: str) -> None:
+    with pytest.raises(OutOfRange, match=r"search\.budget\.wall_time_s is (inf|nan), but must be"):
+        load_config(SHIPPED, [f"search.budget.wall_time_s={value}"])
+
+
+@pytest.mark.parametrize(("value", "message"), [("num_params <= 5", "must be a list"), ("3", "must be a list")])
+def test_one_value_in_place_of_a_list_is_told_in_the_words_of_yaml(value: str, message: str) -> None:
+    with pytest.raises(OutOfRange, match=message):
+        load_config(SHIPPED, [f"search.constraints={value}"])
+
+
 def test_smoke_shrinks_and_full_grows() -> None:
     smoke, small, full = (load_config(SHIPPED, scale=scale) for scale in ("smoke", "small", "full"))
     assert smoke.teacher.train.epochs < small.teacher.train.epochs < full.teacher.train.epochs
     assert smoke.search.budget.trials < small.search.budget.trials < full.search.budget.trials
     assert smoke.search.scheduler.rungs == (1,)
+
+
+@pytest.mark.parametrize("kind", ["hyperband", "median", "pbt"])
+def test_smoke_leaves_a_scheduler_what_it_compares_trials_at(kind: str) -> None:
+    search = load_config(SHIPPED, [f"search.scheduler.kind={kind}"], scale="smoke").search
+    assert search.scheduler.rungs == (1, 2)
+    assert search.scheduler.population <= search.budget.trials
 
 
 def test_smoke_caps_fractional_splits_too() -> None:

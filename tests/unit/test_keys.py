@@ -12,6 +12,7 @@ import pytest
 from foundry_ray import keys
 from foundry_ray.config import PipelineConfig
 from foundry_ray.runlog import plugin_source_sha256
+from foundry_ray.search.space import load_space
 from foundry_ray.testing.samples import model
 from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing
 
@@ -66,3 +67,56 @@ def test_a_changed_module_of_the_users_own_is_another_teacher(write: Write, sect
         write(word)
         found.add(keys.teacher(config, DATASET))
     assert len(found) == 2
+
+
+def _config(**search: object) -> PipelineConfig:
+    return PipelineConfig.model_validate({"name": "p", "data": {"source": "mnist_5k"}, "search": search})
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"budget": {"trials": 99, "wall_time_s": 5.0}},
+        {"choose": "knee"},
+        {"trial": {"cpus": 2.0}},
+        {"latency": {"device": "raspberry"}},
+        {"scheduler": {"min_results": 9, "population": 3}},
+    ],
+)
+def test_a_study_goes_on_whatever_it_may_cost_and_wherever_it_is_measured(search: dict[str, object]) -> None:
+    (study, _), (same, _) = keys.study(_config(), DATASET, model()), keys.study(_config(**search), DATASET, model())
+    assert same == study
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"sampler": "random"},
+        {"scheduler": {"rungs": [1, 9]}},
+        {"scheduler": {"kind": "hyperband"}},
+        {"extends": ["0" * 32]},
+        {"latency": {"threads": 2}},
+        {"constraints": ["num_params <= 10"]},
+    ],
+)
+def test_what_changes_the_trials_begins_another_study(search: dict[str, object]) -> None:
+    assert keys.study(_config(**search), DATASET, model())[0] != keys.study(_config(), DATASET, model())[0]
+
+
+def test_the_result_of_a_study_hangs_on_where_it_is_measured() -> None:
+    here, there = (keys.study(_config(latency={"device": device}), DATASET, model()) for device in ("", "raspberry"))
+    assert here[0] == there[0]
+    assert here[1] != there[1]
+
+
+def test_studies_that_train_alike_have_one_training_key() -> None:
+    wider = _config(sampler="random", budget={"trials": 99}, scheduler={"rungs": [1, 9]})
+    assert keys.training(wider) == keys.training(_config())
+    longer = _config().model_copy(update={"student": _config().student.model_copy(update={"epochs": 60})})
+    assert keys.training(longer) != keys.training(_config())
+
+
+def test_a_configuration_read_from_its_record_is_of_the_same_study() -> None:
+    recorded = PipelineConfig.model_validate(CONFIG.model_dump(mode="json"))
+    assert keys.study(recorded, DATASET, model()) == keys.study(CONFIG, DATASET, model())
+    assert load_space("joint_cnn", recorded.search).constraints == ("num_params <= 100000",)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from foundry_ray.observability import ConsoleReporter, duration
+from foundry_ray.observability import BestValue, ConsoleReporter, RunningTrial, Spending, StudyView, duration
+from foundry_ray.protocols import StudyReporter
 from foundry_ray.testing.clock import FakeClock
 
 
@@ -191,6 +192,116 @@ def test_events_are_json_lines_with_time_and_fields(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (65, "1:05"), (7384, "2:03:04")])
 def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+VIEW = StudyView(
+    running=(
+        RunningTrial(number=12, doing="trains", epoch=2, to_epoch=3, params={"lr": 0.00312345, "width": 16, "weight_bits": 8}),
+        RunningTrial(number=14, doing="measures", epoch=0, to_epoch=1, params={"note": "[x" * 60}),
+    ),
+    best=(BestValue(metric="accuracy", value=0.97123, number=7), BestValue(metric="size_bytes", value=41_200.0, number=3)),
+    num_by_state={"complete": 4, "running": 2, "failed": 0},
+    num_front=5,
+    waiting="for trial 12: rung 1 is not full",
+    spent=(Spending(name="trials", used=6, limit=16), Spending(name="wall_time_s", used=65.0, limit=600.0), Spending(name="worker_hours", used=0.25)),
+    hypervolume=0.6312,
+)
+
+
+def test_a_study_stands_below_its_bar_while_it_runs() -> None:
+    screen = _Screen(is_terminal=True)
+    with screen.reporter.stage("search"):
+        screen.reporter.progress(6, 16)
+        screen.reporter.study(VIEW)
+    shown = "\n".join(screen.lines)
+    for wanted in (
+        "runs    #12   trains 2/3     lr=0.00312 width=16 weight_bits=8",
+        "        #14   measures 0/1   note=[x[x[x",
+        "best    accuracy 0.9712 (#7) · size_bytes 41,200 (#3)",
+        "trials  4 complete, 2 running · 5 on the front · hypervolume 0.631",
+        "spent   6 of 16 trials · 1:05 of 10:00 · 0.250 worker-hours",
+        "waits   for trial 12: rung 1 is not full",
+    ):
+        assert wanted in shown
+    assert max(map(len, shown.replace("\x1b", "\n").splitlines())) <= 110  # the terminal has 100 columns, and control codes stand between
+
+
+def test_small_sums_are_told_in_digits() -> None:
+    spent = (Spending(name="worker_hours", used=5.91e-7, limit=0.5), Spending(name="cost", used=0.0012, limit=2.0))
+    screen = _Screen(is_terminal=True)
+    with screen.reporter.stage("search"):
+        screen.reporter.study(StudyView(spent=spent))
+    assert "0.000 of 0.5 worker-hours · cost 0.00 of 2" in "\n".join(screen.lines)
+
+
+def test_a_study_that_has_ended_is_told_by_its_best_and_not_by_its_last_trial() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("search"):
+        screen.reporter.study(VIEW)
+        screen.reporter.report(3, {"accuracy": 0.1, "loss": 2.0})
+    assert "4 complete, 2 running · 5 on the front" in screen.lines[-1]
+    assert "best accuracy 0.9712 (#7) · size_bytes 41,200 (#3)" in screen.lines[-1]
+    assert "loss" not in screen.lines[-1]
+
+
+def test_beside_the_bar_of_a_study_stands_nothing_that_stands_below_it() -> None:
+    screen = _Screen(is_terminal=True)
+    with screen.reporter.stage("search"):
+        screen.reporter.progress(1, 4, "1 running, best accuracy 0.5")
+        screen.reporter.study(VIEW)
+    assert "1 running" not in screen.lines[-1]
+
+
+def test_more_running_trials_than_there_is_room_for_are_counted() -> None:
+    screen = _Screen(is_terminal=True)
+    running = tuple(RunningTrial(number=number, doing="trains", epoch=1, to_epoch=3) for number in range(20))
+    with screen.reporter.stage("search"):
+        screen.reporter.study(StudyView(running=running))
+    shown = "\n".join(screen.lines)
+    assert "and 12 more" in shown
+    assert "#8 " not in shown
+
+
+def test_a_study_that_has_ended_is_not_shown_any_more() -> None:
+    screen = _Screen(is_terminal=True)
+    with screen.reporter.stage("search"):
+        screen.reporter.study(VIEW)
+    before = len(screen.lines)
+    with screen.reporter.stage("student"):
+        screen.reporter.progress(1, 2)
+    assert "rung 1 is not full" in "\n".join(screen.lines[:before])
+    assert "rung 1 is not full" not in "\n".join(screen.lines[before:])
+
+
+def test_a_log_gets_a_study_in_one_line_every_few_seconds() -> None:
+    screen = _Screen()
+    with screen.reporter.stage("search"):
+        for done in range(12):
+            screen.reporter.progress(done, 16, "a note")
+            screen.reporter.study(VIEW)
+            screen.clock.advance(1.0)
+    lines = [line for line in screen.lines if "best accuracy" in line and "runs #" in line]
+    assert len(lines) == 2
+    assert lines[0].startswith(
+        "  search      31% 4 complete, 2 running · 5 on the front · hypervolume 0.631; runs #12 trains 2/3, #14 measures 0/1; best accuracy"
+    )
+    assert "waits: for trial 12: rung 1 is not full" in lines[0]
+
+
+def test_the_event_log_gets_a_study_every_few_seconds(tmp_path: Path) -> None:
+    screen = _Screen(quiet=True, events=tmp_path / "run.jsonl")
+    with screen.reporter.stage("search"):
+        for _ in range(6):
+            screen.reporter.study(VIEW)
+            screen.clock.advance(1.0)
+    studies = [event for event in map(json.loads, (tmp_path / "run.jsonl").read_text().splitlines()) if event["event"] == "study"]
+    assert len(studies) == 2
+    assert studies[0]["best"][0] == {"metric": "accuracy", "value": 0.97123, "number": 7}
+    assert screen.lines == []
+
+
+def test_a_console_can_show_studies() -> None:
+    assert isinstance(_Screen().reporter, StudyReporter)
 
 
 def test_importing_it_loads_no_rich() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from foundry_ray import keys
 from foundry_ray.config import PipelineConfig, Settings
-from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable
+from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable, SearchSpaceError
 from foundry_ray.planning import check, check_data, check_run, check_stages, plan
 from foundry_ray.runlog import StageResult, commit_result
 from foundry_ray.testing.stores import MemoryStore
@@ -40,7 +40,8 @@ def tokens(tmp_path: Path) -> str:
 def _config(source: str, teacher: dict[str, object] | None = None, **fields: object) -> PipelineConfig:
     split = {"train": 16, "val": 2, "test": 2}
     small = {"workers": 1, "train": {"batch_size": 4, "epochs": 3}}
-    document = {"name": "p", "data": {"source": source, "split": split}, "teacher": {**small, **(teacher or {})}, **fields}
+    teacher = {**small, **(teacher or {})}
+    document = {"name": "p", "data": {"source": source, "split": split}, "teacher": teacher, "student": {"batch_size": 4}, **fields}
     return PipelineConfig.model_validate(document)
 
 
@@ -84,6 +85,27 @@ def test_a_run_refuses_more_workers_than_this_machine_holds_and_starts_nothing(s
     assert not settings.home.exists()
 
 
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"trial": {"cpus": 1000}}, "one trial takes 1000 CPU"),
+        ({"trial": {"workers": 1000}}, "one trial takes 1000 CPU"),
+        ({"latency": {"device": "npu"}}, "search.latency.device is 'npu', but the local head has no such resource"),
+    ],
+)
+def test_a_run_refuses_trials_that_this_machine_cannot_hold_before_it_trains_their_teacher(
+    source: str, settings: Settings, search: dict[str, object], message: str
+) -> None:
+    config = _config(source, search=search)
+    with pytest.raises(FoundryError) as caught:
+        check_run(config, check_data(config, settings), settings)
+    assert message in caught.value.message
+    assert caught.value.exit_code == 2
+    check_run(config, check_data(config, settings), settings, until="teacher")
+    elsewhere = config.model_copy(update={"cluster": "10.0.0.5:6379"})
+    check_run(elsewhere, check_data(elsewhere, settings), settings)
+
+
 def test_another_cluster_is_not_judged_by_this_machine(source: str, settings: Settings) -> None:
     config = _config(source, {"cpus_per_worker": 1000}, cluster="10.0.0.5:6379")
     check_run(config, check_data(config, settings), settings, until="teacher")
@@ -104,6 +126,13 @@ def test_what_is_wrong_anywhere_is_refused(source: str, error: type[FoundryError
         check(_config(source, **changes))
     assert message in caught.value.message
     assert caught.value.hint
+
+
+def test_a_space_that_asks_for_more_than_the_teacher_is_refused_where_students_are_made(source: str) -> None:
+    small = _config(source, {"model": {"width": 8, "depth": 1}})
+    with pytest.raises(SearchSpaceError, match="width goes up to 16, but the teacher's is 8"):
+        check(small)
+    check(small, until="teacher")
 
 
 def test_data_that_the_task_or_the_model_cannot_take_is_refused(tokens: str, settings: Settings, tmp_path: Path) -> None:

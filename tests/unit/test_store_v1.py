@@ -16,6 +16,7 @@ from foundry_ray.evaluation.latency import _decoded
 from foundry_ray.housekeeping.verify import check_store
 from foundry_ray.registry import resolve
 from foundry_ray.runlog import find_run, load_run, read_result
+from foundry_ray.search import segments
 from foundry_ray.search.journal import Journal
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import MemoryStore
@@ -68,7 +69,7 @@ def test_the_registry_is_read(v1: LocalStore) -> None:
 
 def test_the_journal_is_read(v1: LocalStore) -> None:
     [study_key] = {info.key.split("/")[1] for info in v1.list("studies/")}
-    events = Journal(v1, f"studies/{study_key}/journal", driver="reader")._read()
+    events = segments.read(v1, f"studies/{study_key}/journal").events
     assert [event.kind for event in events].count("rung") == 3
 
 

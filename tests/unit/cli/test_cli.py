@@ -10,26 +10,43 @@ from pathlib import Path
 import pytest
 import typer
 
-from foundry_ray import errors
+from foundry_ray import errors, studies
 from foundry_ray.cli.main import app, main
 from foundry_ray.cli.output import JsonOption, emit, on_interrupt, run_app, text
 from foundry_ray.errors import FoundryError
 from foundry_ray.runtime import jobs
+from foundry_ray.types import RunRecord, RunStatus
 
 RunApp = Callable[..., int]
 PIPELINE = Path(__file__).parents[3] / "pipeline.yaml"
 COMMANDS = [
     *("init", "schema", "plan", "run", "resume", "replay", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
-    *("runs:list", "runs:show", "runs:delete", "runs:export", "runs:import", "models:list", "models:show", "models:pull"),
+    *(
+        "runs:list",
+        "runs:show",
+        "runs:delete",
+        "runs:export",
+        "runs:import",
+        "study:show",
+        "study:extend",
+        "study:export",
+        "models:list",
+        "models:show",
+        "models:pull",
+    ),
     *("models:history", "models:promote", "models:rollback", "models:tag", "models:verify", "models:sign", "models:keygen"),
     *("endpoints:list", "endpoints:show", "endpoints:delete", "jobs:list", "jobs:status", "jobs:logs", "jobs:stop"),
     *("cluster:up", "cluster:down", "cluster:status", "store:serve", "store:stop", "store:status", "store:verify", "store:du", "store:gc"),
 ]
 OPTIONS = {
+    "plan": ["--scale", "--set", "--store", "--profile", "--price", "--json"],
     "run": ["--scale", "--set", "--store", "--address", "--fresh", "--until", "--keep", "--json"],
     "replay": ["--only", "--keep", "--store", "--address", "--json"],
     "report": ["-o", "--store", "--json"],
     "trials": ["--pareto", "--sort", "--json"],
+    "study:extend": ["--trials", "--space", "--objective", "--set", "--store", "--address", "--json"],
+    "study:export": ["--to", "--store", "--json"],
+    "deploy": ["--policy", "--trial", "--port", "--replicas", "--address", "--store", "--json"],
     "submit": ["--address", "--scale", "--set", "--store", "--json"],
 }
 
@@ -171,6 +188,29 @@ def test_submit_ends_as_the_job_did(foundry: RunApp, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(jobs, "logs", lambda *args, **options: iter(()))
     monkeypatch.setattr(jobs, "status", lambda *args, **options: job)
     assert foundry("submit", str(PIPELINE), "--address", "http://10.0.0.5:8265") == code
+
+
+@pytest.mark.parametrize(("status", "code"), [(RunStatus.DONE, 0), (RunStatus.REJECTED, 3)])
+def test_deploying_another_trial_ends_as_its_gates_say(
+    foundry: RunApp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: RunStatus, code: int
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def deploy_another(run: str, policy: str, *, serve: dict[str, int], context: object, cluster: str | None) -> RunRecord:
+        asked.append((run, policy, serve, cluster))
+        return RunRecord(run_id="r-2", pipeline="p", config={}, versions={}, status=status)
+
+    monkeypatch.setattr(studies, "deploy_another", deploy_another)
+    monkeypatch.setenv("FOUNDRY_HOME", str(tmp_path))
+    options = ("--store", f"file://{tmp_path}/store", "--port", "8001")
+    assert foundry("deploy", "latest", "--policy", "knee", *options) == code
+    assert foundry("deploy", "r-1", "--trial", "7", "--address", "auto", *options) == code
+    assert asked == [("latest", "knee", {"port": 8001}, None), ("r-1", "trial 7", {"port": 8001}, "auto")]
+
+
+def test_a_policy_and_a_trial_exclude_each_other(foundry: RunApp, capsys: pytest.CaptureFixture[str]) -> None:
+    assert foundry("deploy", "latest", "--policy", "knee", "--trial", "7") == 2
+    assert "--policy 'knee' and --trial 7 both say which trial" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import pickle
 import subprocess
 import sys
@@ -21,6 +22,14 @@ def test_a_gate_is_closed_during_a_measurement_only(tmp_path, clock):
         assert pickle.loads(pickle.dumps(gate)).is_closed()
     assert not gate.is_closed()
     assert clock.sleeps == [gate.settle_s]
+
+
+def test_trials_that_look_at_once_do_not_take_each_other_for_a_measurement(tmp_path):
+    gate = QuietGate(home=tmp_path)
+    gate.path.touch()
+    with gate.path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not gate.is_closed()
 
 
 def test_a_node_that_cannot_have_the_drivers_home_has_a_gate_all_the_same(tmp_path, clock, monkeypatch):

@@ -25,7 +25,7 @@ from foundry_ray.runlog import load_run, save_run
 from foundry_ray.testing import samples
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
-from foundry_ray.testing.stored_runs import RUN_ID, stage_key_of, store_run
+from foundry_ray.testing.stored_runs import RUN_ID, compact, stage_key_of, store_extending_run, store_run
 from foundry_ray.testing.stores import FailingStore, MemoryStore
 from foundry_ray.types import ArtifactRef, canonical_bytes
 
@@ -80,6 +80,23 @@ def test_checkpoints_go_along_as_the_retention_says(export: Export, load: Import
     assert len(_keys(target, f"{stage_key_of('teacher')}/00000")) == 3 * epochs  # manifest, list and file
     assert len(_keys(target, f"checkpoints/{stage_key_of('student')}/")) == min(1, epochs)
     assert len(_keys(target, "/trials/")) == trials
+
+
+def test_a_compacted_journal_and_what_its_study_is_of_go_along(full: MemoryStore, export: Export, load: Import) -> None:
+    compact(full)
+    target = MemoryStore()
+    load(target, export())
+    part = f"studies/{stage_key_of('study')}/"
+    assert [key.removeprefix(part) for key in _keys(target, part)] == ["journal-snapshots/00000001", "journal/00000001", "study.json"]
+    assert {key: target.objects[key] for key in _keys(target, part)}.items() <= full.objects.items()
+
+
+def test_a_checkpoint_that_the_study_took_over_goes_along(full: MemoryStore, clock: FakeClock, export: Export, load: Import) -> None:
+    record = store_extending_run(full, load_run(full, RUN_ID), clock=clock)
+    target = MemoryStore()
+    load(target, export(run_id=record.run_id, checkpoints=RetentionConfig()))
+    studies = [key.split("/")[1] for key in _keys(target, "/trials/")]
+    assert sorted(studies) == sorted([stage_key_of("study"), stage_key_of("study", 1)])
 
 
 @pytest.mark.parametrize("name", ["run.tar", "run.tar.gz"])

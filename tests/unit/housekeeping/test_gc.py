@@ -19,9 +19,9 @@ from foundry_ray.runlog import delete_run, load_run, save_run
 from foundry_ray.runlog.leases import Holder
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
-from foundry_ray.testing.stored_runs import RUN_ID, stage_key_of, store_run
+from foundry_ray.testing.stored_runs import RUN_ID, stage_key_of, store_extending_run, store_run
 from foundry_ray.testing.stores import FailingStore, MemoryStore
-from foundry_ray.types import RunStatus, StageRecord, StageStatus, to_json
+from foundry_ray.types import RunRecord, RunStatus, StageRecord, StageStatus, to_json
 
 _DAY_S = 86_400.0
 _STUDY, _TEACHER = stage_key_of("study"), stage_key_of("teacher")
@@ -179,6 +179,46 @@ def test_a_study_that_a_larger_budget_continues_is_unfinished(store: MemoryStore
     save_run(store, replace(load_run(store, RUN_ID), run_id="again", stages=(again,), status=RunStatus.RUNNING))
     _collect(store, clock, trials="none")
     assert len([key for key in store.objects if key.startswith(f"studies/{_STUDY}/trials/")]) == 3
+
+
+def _trials(store: MemoryStore, seed: int = 0) -> set[int]:
+    prefix = f"studies/{stage_key_of('study', seed)}/trials/"
+    return {int(key.split("/")[3]) for key in store.objects if key.startswith(prefix)}
+
+
+@pytest.fixture
+def extended(store: MemoryStore, clock: FakeClock) -> RunRecord:
+    """Another run, of ten days ago, on whose front is a trial that the first run's study stopped."""
+    record = store_extending_run(store, load_run(store, RUN_ID), clock=clock)
+    clock.advance(10 * _DAY_S)
+    return record
+
+
+def test_a_trial_that_another_study_took_over_stays_as_long_as_it_is_on_that_ones_front(
+    store: MemoryStore, clock: FakeClock, extended: RunRecord
+) -> None:
+    _collect(store, clock)
+    assert _trials(store) == {0, 1, 2}
+    assert _trials(store, seed=1) == {1}
+
+
+def test_a_study_that_an_unfinished_one_extends_keeps_all_its_trials_and_those_that_it_took_over(
+    store: MemoryStore, clock: FakeClock, extended: RunRecord
+) -> None:
+    waiting = replace(extended, run_id="waiting", stages=(), config={"search": {"extends": [stage_key_of("study", 1)]}})
+    save_run(store, waiting)
+    _collect(store, clock, trials="none")
+    assert _trials(store) == {2}
+    assert _trials(store, seed=1) == {0, 1, 2}
+
+
+def test_of_a_trial_on_the_front_only_the_last_checkpoint_stays(store: MemoryStore, clock: FakeClock) -> None:
+    earlier = f"studies/{_STUDY}/trials/000000/000000-{'b' * 32}.safetensors"
+    store.put(earlier, b"an earlier rung")
+    clock.advance(10 * _DAY_S)
+    _collect(store, clock)
+    assert earlier not in store.objects
+    assert _trials(store) == {0, 1}
 
 
 def test_a_checkpoint_on_its_way_outlives_the_retention_of_a_finished_stage(store: MemoryStore, clock: FakeClock) -> None:

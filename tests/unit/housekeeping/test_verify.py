@@ -17,9 +17,10 @@ from foundry_ray.housekeeping.contents import MAX_DOCUMENT_BYTES
 from foundry_ray.housekeeping.damage import Problem
 from foundry_ray.housekeeping.verify import StoreCheck, check_store
 from foundry_ray.registry import resolve
+from foundry_ray.search import segments
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
-from foundry_ray.testing.stored_runs import RUN_ID, stage_key_of, store_run
+from foundry_ray.testing.stored_runs import RUN_ID, compact, stage_key_of, store_run
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.types import canonical_bytes
 
@@ -183,6 +184,25 @@ def test_an_alias_without_its_version_is_broken(check: Check, full: MemoryStore)
     full.delete("registry/mnist/versions/00000001")
     problem = _only(check(), "missing")
     assert problem.breaks == ("alias mnist@champion",)
+
+
+def test_a_compacted_journal_is_whole(check: Check, full: MemoryStore) -> None:
+    compact(full)
+    assert check().problems == ()
+
+
+def test_a_hole_after_a_snapshot_is_found(check: Check, full: MemoryStore) -> None:
+    compact(full)
+    prefix = f"studies/{stage_key_of('study')}/journal"
+    full.put(f"{prefix}/00000003", full.objects[f"{prefix}/00000001"])
+    assert _only(check(), "missing").key == f"{prefix}/00000002"
+
+
+def test_checkpoints_of_earlier_rungs_are_missed_by_nobody(check: Check, full: MemoryStore) -> None:
+    study = stage_key_of("study")
+    earlier = f"studies/{study}/trials/000000/000000-{'b' * 32}.safetensors"
+    full.put(f"studies/{study}/journal/00000002", segments.segment([canonical_bytes({"kind": "rung", "checkpoint": earlier})], driver="d", number=2))
+    assert check().problems == ()
 
 
 def test_a_hole_in_a_journal_is_found(check: Check, full: MemoryStore) -> None:

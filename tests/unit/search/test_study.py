@@ -1,4 +1,4 @@
-"""What a study refuses and tidies before Ray is asked for anything."""
+"""What a study refuses before Ray is asked for anything, and what it gives a trial."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 
 from foundry_ray.config import SearchConfig, Settings, StudentConfig
 from foundry_ray.errors import OutOfRange
-from foundry_ray.search.study import StudyContext, _scratch, run_study
+from foundry_ray.search.environment import slot_bytes
+from foundry_ray.search.study import StudyContext, run_study
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.samples import model
@@ -44,9 +45,15 @@ def test_a_batch_that_no_trial_could_fill_is_refused_before_the_study(
     assert memory_store.objects == {}
 
 
-def test_what_a_killed_driver_left_of_a_study_is_removed(settings: Settings) -> None:
-    left, others = (settings.home / "scratch" / name for name in ("k" * 12 + "-dead", "j" * 12 + "-alive"))
-    for folder in (left, others):
-        folder.mkdir(parents=True)
-    assert not _scratch(settings, "k" * 32).exists()
-    assert [path.name for path in (settings.home / "scratch").iterdir()] == [others.name]
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([{"CPU": 4.0, "memory": 8e9}], 4_000_000_000),
+        ([{"CPU": 4.0, "memory": 8e9}, {"CPU": 16.0, "memory": 16e9}], 2_000_000_000),
+        ([{"CPU": 1.0, "memory": 1e9}, {"CPU": 16.0, "memory": 16e9}], 2_000_000_000),
+        ([{"CPU": 4.0}], None),
+        ([], None),
+    ],
+)
+def test_a_trial_has_its_share_of_the_smallest_node_that_it_fits(nodes: list[dict[str, float]], expected: int | None) -> None:
+    assert slot_bytes(nodes, 2.0) == expected

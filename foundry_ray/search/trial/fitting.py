@@ -1,0 +1,37 @@
+"""In which passes a student's batch goes through the memory of a slot."""
+
+from __future__ import annotations
+
+from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.search import memory
+from foundry_ray.search.trial.context import Place
+from foundry_ray.search.trial.students import Student
+from foundry_ray.search.trial.training import NO_ROOM
+from foundry_ray.training.shape import Shape
+
+_MB = 1e6
+
+
+def shape_within(place: Place, student: Student, *, num_workers: int) -> Shape:
+    """The largest passes that fit; all of a worker's share at once where nobody knows what they take, or what room there is.
+
+    Raises:
+        RecipeInfeasible: Not one row fits, or the workers cannot share the batch.
+    """
+    batch_size = student.train.batch_size
+    if batch_size % num_workers:
+        message = f"a batch of {batch_size} rows, wanted a multiple of the {num_workers} workers of `search.trial.workers`."
+        hint = f"set `student.batch_size`, or the space's, to multiples of {num_workers}."
+        raise RecipeInfeasible(message, hint=hint, reason="batch and workers")
+    whole = Shape(num_workers=num_workers, micro_batch_size=batch_size // num_workers, accumulation=1, zero_stage=0)
+    if place.room_bytes is None:
+        return whole
+    taken = memory.footprint(student.model, student.train, place.context.schema.shape, device=place.device)
+    if taken is None:
+        return whole
+    shape = memory.fitting(taken, whole, place.room_bytes)
+    if shape is None:
+        wanted_mb, room_mb = memory.PROCESS_RATIO * taken.bytes_of(1) / _MB, place.room_bytes / _MB
+        message = f"training takes about {wanted_mb:.1f} MB with 1 row in a pass, wanted at most the {room_mb:.1f} MB of its slot."
+        raise RecipeInfeasible(message, hint=NO_ROOM, reason="too large")
+    return shape

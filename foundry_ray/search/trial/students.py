@@ -1,0 +1,56 @@
+"""Students from parameters: the teacher is kept ready, and each recipe is carried out on a copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundry_ray import compression, models
+from foundry_ray.config import TrainConfig, validate
+from foundry_ray.models.layers import set_dropout
+from foundry_ray.search.trial.context import TrialContext
+from foundry_ray.types import CompressionRecipe, Json, Scalar, canonical_sha256, to_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """A student before its first step, how it is trained, and what was done to the teacher."""
+
+    model: nn.Module
+    train: TrainConfig
+    recipe: CompressionRecipe
+    seed: int
+
+    @property
+    def identity(self) -> str:
+        """Of the model as it really is, with all that its training depends on: equal ones are the same trial."""
+        learning: dict[str, Json] = {
+            **self.train.model_dump(mode="json"),
+            "distil": to_json(self.recipe.step("distil")),
+            "seed": self.seed,
+        }
+        return canonical_sha256({"model": compression.effective(self.model, self.recipe), "training": learning})
+
+
+class Students:
+    """Makes the students of one study."""
+
+    def __init__(self, context: TrialContext) -> None:
+        self._context = context
+        self._teacher = models.rebuild(context.teacher_description)
+        models.load_tensors(self._teacher, models.tensors_from_bytes(context.teacher_tensors))
+        self._teacher.eval()
+
+    def make(self, params: Mapping[str, Scalar], seed: int) -> Student:
+        """The student that these parameters stand for. Raises RecipeInfeasible, or OutOfRange for hyperparameters that no training takes."""
+        context = self._context
+        hyperparams, recipe = compression.recipe_from_params(params)
+        shared = context.student.model_dump(include=set(TrainConfig.model_fields))
+        train = validate(TrainConfig, {**shared, **hyperparams}, where="trial")
+        model = compression.apply_recipe(self._teacher, recipe, context.schema, family=context.family, seed=seed)
+        set_dropout(model, train.dropout)
+        return Student(model=model, train=train, recipe=recipe, seed=seed)
