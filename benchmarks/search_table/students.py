@@ -32,17 +32,17 @@ _TEACHER_TIMEOUT_S = 1_800.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Students:
-    """Where the trials find what they need. Picklable."""
+    """Where the trials find what they need. Goes through pickle and JSON."""
 
     dataset: DatasetRef
     teacher: ModelArtifact
     store_uri: str
-    home: Path
+    home: str
 
     @property
     def settings(self) -> Settings:
         """Of the benchmark's own FOUNDRY_HOME."""
-        return Settings(home=self.home)
+        return Settings(home=Path(self.home))
 
     def open_store(self) -> ArtifactStore:
         """The store of data, teacher and latencies."""
@@ -68,7 +68,7 @@ def prepared(folder: Path, *, reporter: Reporter) -> Students:
     dataset, teacher = (from_json(kind, stages[name], what=name) for kind, name in ((DatasetRef, "data"), (ModelArtifact, "teacher")))
     assert isinstance(dataset, DatasetRef)
     assert isinstance(teacher, ModelArtifact)
-    students = Students(dataset=dataset, teacher=teacher, store_uri=uri, home=home)
+    students = Students(dataset=dataset, teacher=teacher, store_uri=uri, home=str(home))
     shared_context(students, reporter=reporter)
     return students
 
@@ -107,7 +107,7 @@ def runner(students: Students, context: TrialContext, *, reporter: Reporter) -> 
     from foundry_ray.search.environment import local_meter
     from foundry_ray.search.trial import TrialRunner
 
-    clock, gate, store = SystemClock(), QuietGate(home=students.home), students.open_store()
+    clock, gate, store = SystemClock(), QuietGate(home=students.settings.home), students.open_store()
     meter = local_meter(store, LATENCY, settings=students.settings, clock=clock)
     return TrialRunner(context, store=store, meter=meter, clock=clock, reporter=reporter, between_steps=lambda: _pause(gate, clock))
 
