@@ -2,8 +2,9 @@
 
     RAY_AUTH_MODE=disabled PYTHONPATH=. python -m benchmarks.search_peers.trivial_tune FOLDER RAY NUM_TRIALS reused|fresh|nested
 
-reused: a class whose actors are reused; fresh: the same with an actor for each trial; nested: each trial is a TorchTrainer with one worker. Ray's own
-files go into RAY, a short path. Writes FOLDER/tune.json: seconds from the call of `fit` to the end, and the seconds at which each trial ended.
+reused: a class whose actors are reused, without the checkpoint that Tune takes of each at its end; fresh: the same with an actor for each trial;
+nested: each trial is a TorchTrainer with one worker. Ray's own files go into RAY, a short path. Writes FOLDER/tune.json: seconds from the call of
+`fit` to the end, and the seconds at which each trial ended.
 """
 
 from __future__ import annotations
@@ -68,11 +69,19 @@ def main(folder: Path, ray_folder: str, num_trials: int, kind: str) -> None:
         tune_config=tune.TuneConfig(
             metric="loss", mode="min", num_samples=num_trials, reuse_actors=kind == "reused", max_concurrent_trials=1 if kind == "nested" else None
         ),
-        run_config=tune.RunConfig(name=f"{kind}-{secrets.token_hex(4)}", storage_path=str(folder / "tune"), verbose=0, callbacks=[ends]),
+        run_config=tune.RunConfig(
+            name=f"{kind}-{secrets.token_hex(4)}",
+            storage_path=str(folder / "tune"),
+            verbose=0,
+            callbacks=[ends],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False if kind != "nested" else None),
+        ),
     )
     began_s = time.perf_counter()
-    tuner.fit()
+    results = tuner.fit()
     total_s = time.perf_counter() - began_s
+    assert not results.errors, results.errors[0]
+    assert len(ends.at_s) == num_trials, f"{len(ends.at_s)} trials ended"
     (folder / "tune.json").write_text(json.dumps({"total_s": total_s, "ends_s": [at_s - began_s for at_s in ends.at_s]}))
     ray.shutdown()
 
