@@ -23,6 +23,7 @@ from foundry_ray.types import Objective, SearchSpace
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+_NUM_PARENTS = 2
 _ANY_SEED = 0
 """Where Optuna's class is only asked to select, or to learn: neither is random."""
 
@@ -45,14 +46,14 @@ class Nsga2:
         del self._elites[self._generations.update(records, changed) + 1 :]
 
     def draw(self, number: int, attempt: int) -> Proposal:
-        """A child of the elite of the generation before; in the first generation, any point."""
+        """A child of two of the elite of the generation before; where there are no two, any point."""
         generation = self._generations.last
         if len(self._generations.of(generation)) >= kinds.POPULATION:
             generation += 1
         while len(self._elites) <= generation:
             self._elites.append(self._select(len(self._elites)))
         siblings = self._generations.of(generation)
-        if generation == 0:
+        if len(self._elites[generation]) < _NUM_PARENTS:  # the first generation, or one whose ancestors took over other weights, and are at it again
             self._asking.forget()
             self._asking.show(self._trials(siblings, generation=0))
         else:

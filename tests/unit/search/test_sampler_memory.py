@@ -125,6 +125,18 @@ def test_nsga2_remembers_nothing_that_matters(monkeypatch: pytest.MonkeyPatch, s
     _compare("nsga2", small.CONDITIONAL, steps)
 
 
+def test_a_generation_with_one_parent_left_is_drawn_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of three took over other weights, and have no results yet."""
+    monkeypatch.setattr(kinds, "POPULATION", 3)
+    asked: list[tuple[Change, int]] = [(History.ask, 0)] * 2
+    climbed: list[tuple[Change, int]] = [(History.climb, number) for number in range(3)]
+    _compare(
+        "nsga2",
+        small.CONDITIONAL,
+        [*asked, *climbed, (History.ask, 0), (History.climb, 3), (History.go_on, 0), (History.exploit, 0), (History.exploit, 1)],
+    )
+
+
 @QUICK
 @given(STEPS)
 def test_cmaes_remembers_nothing_that_matters(steps: list[tuple[Change, int]]) -> None:
