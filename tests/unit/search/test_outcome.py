@@ -7,7 +7,6 @@ import pytest
 
 from foundry_ray.config import BudgetConfig
 from foundry_ray.errors import NoFeasibleTrial, SearchError
-from foundry_ray.observability import StudyView
 from foundry_ray.search.constraints import excesses, explain, parse
 from foundry_ray.search.events import Event
 from foundry_ray.search.outcome import conclude
@@ -133,19 +132,8 @@ def test_progress_counts_states_and_shows_the_best(reporter: RecordingReporter) 
     assert len(reporter.reports) == sum(len(record.by_rung) for record in study.state.records.values())
 
 
-class _Viewing(RecordingReporter):
-    """Can show a whole study."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.views: list[StudyView] = []
-
-    def study(self, view: StudyView) -> None:
-        self.views.append(view)
-
-
 def test_a_view_shows_the_whole_study_at_most_twice_a_second() -> None:
-    reporter, study = _Viewing(), SyntheticStudy(MemoryStore(), num_trials=6)
+    reporter, study = RecordingReporter(), SyntheticStudy(MemoryStore(), num_trials=6)
     study.coordinator.listen(Progress(study.coordinator, reporter=reporter, clock=study.clock))
     SerialExecutor(study.runner, clock=study.clock, num_slots=2, event_s=0.1).run(study.coordinator)
     num_told = len(reporter.progresses)
@@ -173,7 +161,10 @@ def test_a_resumed_study_shows_the_best_of_before(reporter: RecordingReporter) -
 def test_on_another_device_the_best_latency_is_one_of_that_device(reporter: RecordingReporter) -> None:
     store = MemoryStore()
     SyntheticStudy(store, num_trials=6, runner=SyntheticRunner(device="laptop")).run()
-    viewing, study = _Viewing(), SyntheticStudy(store, num_trials=7, driver="driver-2", runner=SyntheticRunner(device="server", slowness=3.0))
+    viewing, study = (
+        RecordingReporter(),
+        SyntheticStudy(store, num_trials=7, driver="driver-2", runner=SyntheticRunner(device="server", slowness=3.0)),
+    )
     study.coordinator.listen(Progress(study.coordinator, reporter=viewing, clock=study.clock))
     study.coordinator.on_device("server")
     study.run()

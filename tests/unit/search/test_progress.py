@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from foundry_ray.observability import StudyView
 from foundry_ray.search.progress import Progress
 from foundry_ray.testing.executors import SerialExecutor
 from foundry_ray.testing.reporters import RecordingReporter
@@ -10,19 +9,8 @@ from foundry_ray.testing.search import SyntheticStudy
 from foundry_ray.testing.stores import MemoryStore
 
 
-class _Viewing(RecordingReporter):
-    """Can show a whole study."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.views: list[StudyView] = []
-
-    def study(self, view: StudyView) -> None:
-        self.views.append(view)
-
-
 def test_the_last_view_is_of_the_study_as_it_ended_however_soon_after_the_one_before() -> None:
-    reporter, study = _Viewing(), SyntheticStudy(MemoryStore(), num_trials=4)
+    reporter, study = RecordingReporter(), SyntheticStudy(MemoryStore(), num_trials=4)
     study.coordinator.listen(Progress(study.coordinator, reporter=reporter, clock=study.clock))
     SerialExecutor(study.runner, clock=study.clock, num_slots=2, event_s=0.1).run(study.coordinator)
     last = reporter.views[-1]
