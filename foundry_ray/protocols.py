@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from foundry_ray.observability import StudyView
-from foundry_ray.types import ImageSchema, Json, LatencyResult, Scalar, Schema
+from foundry_ray.types import Json, LatencyResult, Scalar, Schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,6 +137,25 @@ class ModelFamily(Protocol):
         """The model that `describe` described, with fresh weights. Raises ArtifactCorrupt."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a recipe step may look at while it changes a model: rows of the training split, never of val or test. N rows.
+
+    Attributes:
+        schema: What one input looks like.
+        task: Name of the task, whose loss a step may need.
+        inputs_N: Rows as they are stored; None where nobody gives any.
+        labels_N: Their labels; None where the inputs are their own, or nobody gives any.
+        seed: Of whatever a step draws at random.
+    """
+
+    schema: Schema
+    task: str = ""
+    inputs_N: np.ndarray | None = None
+    labels_N: np.ndarray | None = None
+    seed: int = 0
+
+
 class Compressor(Protocol):
     """One kind of recipe step."""
 
@@ -145,8 +164,32 @@ class Compressor(Protocol):
     def check(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
         """The step's parameters with defaults filled in, checked at plan time. Raises RecipeInfeasible."""
 
-    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, schema: ImageSchema) -> nn.Module:
+    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """Change the model before its first training step; identity for a step that acts later (quantize, distil)."""
+
+
+class TrainingAid(Protocol):
+    """What a recipe step does while the student trains (a gradual mask, simulated int8), called by the loop of one process.
+
+    What it does is a function of the model's tensors and of `progress` alone, so that a resumed training goes on bit for bit.
+    """
+
+    def attach(self, model: nn.Module) -> None:
+        """Once, before the first step and before a checkpoint is read. Names and shapes of parameters stay; buffers may be added."""
+
+    def before_step(self, progress: float) -> None:
+        """A step is about to be taken; `progress` in [0, 1) is the share of all steps that were."""
+
+    def after_step(self, progress: float) -> None:
+        """The weights were changed; `progress` in (0, 1] counts that step."""
+
+
+@runtime_checkable
+class ActsInTraining(Protocol):
+    """A compressor that has something to do while the student trains."""
+
+    def aid(self, params: Mapping[str, Scalar], *, given: Given) -> TrainingAid | None:
+        """Who does it; None where these parameters ask for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

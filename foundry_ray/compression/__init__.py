@@ -4,7 +4,7 @@ Decides: how a recipe is made of search parameters, in which order its steps act
 the model does. Leaves to others: training (passed in), latency and accuracy on test (evaluation). Importing this package loads no torch.
 """
 
-from foundry_ray.compression.apply import apply_recipe, effective, served
+from foundry_ray.compression.apply import aids, apply_recipe, effective, served
 from foundry_ray.compression.compress import TrainedStudent, compress
 from foundry_ray.compression.cost import Cost, cost
 from foundry_ray.compression.distil import teacher_targets
@@ -17,6 +17,7 @@ from foundry_ray.compression.steps import register
 __all__ = [
     "Cost",
     "TrainedStudent",
+    "aids",
     "apply_recipe",
     "check_recipe",
     "compress",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from foundry_ray.compression import steps
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.protocols import ActsInTraining, Given, TrainingAid
 from foundry_ray.types import CompressionRecipe, ImageSchema, Json, canonical_sha256
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def apply_recipe(teacher: nn.Module, recipe: CompressionRecipe, schema: ImageSchema, *, family: str, seed: int) -> nn.Module:
+def apply_recipe(teacher: nn.Module, recipe: CompressionRecipe, given: Given, *, family: str) -> nn.Module:
     """The student at step 0, with weights inherited from the teacher, which is left unchanged.
 
     Channel counts are settled here and stay: what is measured before training is what is trained.
@@ -23,9 +24,8 @@ def apply_recipe(teacher: nn.Module, recipe: CompressionRecipe, schema: ImageSch
     Args:
         teacher: The trained teacher.
         recipe: Its steps act in order; those that act later (distil, quantize) change nothing now.
-        schema: What one input looks like.
+        given: What the steps may look at, and the seed of whatever they draw.
         family: The family that the teacher belongs to.
-        seed: Of whatever a step draws at random.
 
     Raises:
         RecipeInfeasible: The recipe contradicts itself or the teacher.
@@ -37,10 +37,17 @@ def apply_recipe(teacher: nn.Module, recipe: CompressionRecipe, schema: ImageSch
         raise RecipeInfeasible(f"the teacher is a {got}, but the recipe is for a {family}.", hint="use the teacher's family.", reason="wrong family")
     student = copy.deepcopy(teacher)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(given.seed)
         for step in check_recipe(recipe).steps:
-            student = steps.get(step.kind).apply(student, step.params, schema=schema)
+            student = steps.get(step.kind).apply(student, step.params, given=given)
     return student.train()
+
+
+def aids(recipe: CompressionRecipe, given: Given) -> tuple[TrainingAid, ...]:
+    """Who acts while the student trains, in the order of the steps."""
+    acting = ((steps.get(step.kind), step.params) for step in recipe.steps)
+    found = (one.aid(params, given=given) for one, params in acting if isinstance(one, ActsInTraining))
+    return tuple(aid for aid in found if aid is not None)
 
 
 def effective(model: nn.Module, recipe: CompressionRecipe) -> str:

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from foundry_ray.compression import steps
 from foundry_ray.config import Section
-from foundry_ray.protocols import Reporter
-from foundry_ray.types import ImageSchema, Scalar
+from foundry_ray.protocols import Given, Reporter
+from foundry_ray.types import Scalar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ class Distil:
         """See `Compressor.check`."""
         return steps.checked(DistilParams, params, kind=self.kind)
 
-    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, schema: ImageSchema) -> nn.Module:
+    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """The model as it is: training does the rest."""
         return model
 

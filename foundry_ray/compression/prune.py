@@ -15,7 +15,8 @@ from pydantic import Field
 
 from foundry_ray.compression import steps
 from foundry_ray.config import IMPORT, Section
-from foundry_ray.types import ImageSchema, Scalar
+from foundry_ray.protocols import Given
+from foundry_ray.types import Scalar, Schema
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,19 +40,19 @@ class Prune:
         """See `Compressor.check`."""
         return steps.checked(PruneParams, params, kind=self.kind)
 
-    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, schema: ImageSchema) -> nn.Module:
+    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """See `Compressor.apply`. Changes `model` itself; a ratio of 0 leaves it as it is. Raises RecipeInfeasible for an imported model."""
         from foundry_ray import models
 
         ratio = float(self.check(params)["ratio"])
         if ratio > 0:
-            _cut(model, schema, ratio)
+            _cut(model, given.schema, ratio)
             if str(getattr(model, "family", "")).startswith(IMPORT):
                 models.describe(model)  # now, and not after a whole training: what cannot be described cannot be stored
         return model
 
 
-def _cut(model: nn.Module, schema: ImageSchema, ratio: float) -> None:
+def _cut(model: nn.Module, schema: Schema, ratio: float) -> None:
     import torch
     import torch_pruning
 

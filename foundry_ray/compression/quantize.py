@@ -18,7 +18,8 @@ from foundry_ray.compression.grids import WEIGHTED, Grid, consumers, grid_of, pi
 from foundry_ray.compression.quantized_graph import write
 from foundry_ray.config import Section
 from foundry_ray.errors import RecipeInfeasible
-from foundry_ray.types import ImageSchema, Scalar
+from foundry_ray.protocols import Given
+from foundry_ray.types import Scalar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ class Quantize:
         """See `Compressor.check`."""
         return steps.checked(QuantizeParams, params, kind=self.kind)
 
-    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, schema: ImageSchema) -> nn.Module:
+    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """The model as it is."""
         return model
 

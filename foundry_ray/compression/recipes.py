@@ -1,6 +1,7 @@
 """From a flat sample of a search space to hyperparameters and a recipe, and whether a recipe makes sense.
 
-Steps act in one order: what changes the shape of the model (shrink, prune), how it is trained (distil), how it is stored (quantize).
+Steps act in one order: what changes the shape of the model (trim_vocabulary, shrink, factorize, prune) or its weights (sparsify), how it is trained
+(distil), how it is stored (quantize), what runs it (runtime).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PLAIN_NAMES = {
     "weight_bits": ("quantize", "bits"),
 }
 """A search parameter's plain name -> the step and the parameter that it sets; `step.parameter` names any other step's."""
-_ORDER = ("shrink", "prune", "distil", "quantize")
+_ORDER = ("trim_vocabulary", "shrink", "factorize", "prune", "sparsify", "distil", "quantize", "runtime")
 # A third party's step changes the model's shape or weights, so it acts after the shipped ones that do.
 _OTHERS = _ORDER.index("distil") - 0.5
 # These values ask for nothing, so the step is left out and equal students get equal recipes.

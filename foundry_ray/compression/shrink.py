@@ -10,7 +10,8 @@ from pydantic import Field
 from foundry_ray.compression import steps
 from foundry_ray.config import Section
 from foundry_ray.errors import RecipeInfeasible
-from foundry_ray.types import ImageSchema, Scalar
+from foundry_ray.protocols import Given
+from foundry_ray.types import Scalar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +34,7 @@ class Shrink:
         """See `Compressor.check`."""
         return steps.checked(ShrinkParams, params, kind=self.kind)
 
-    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, schema: ImageSchema) -> nn.Module:
+    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """See `Compressor.apply`. Raises RecipeInfeasible for a model of no family, or a size above the teacher's."""
         from foundry_ray import models
 
@@ -43,4 +44,4 @@ class Shrink:
             raise RecipeInfeasible(
                 f"shrink: {got} belongs to no model family.", hint="leave `width` and `depth` out of the space.", reason="no family"
             )
-        return models.get(family).shrink(model, schema, self.check(params))
+        return models.get(family).shrink(model, given.schema, self.check(params))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from foundry_ray.config import TrainConfig
 from foundry_ray.data.order import epoch_batches
 from foundry_ray.errors import Diverged
-from foundry_ray.protocols import Clock, Engine, Reporter, Task
+from foundry_ray.protocols import Clock, Engine, Reporter, Task, TrainingAid
 from foundry_ray.training import stopping
 from foundry_ray.training.averaging import Averaged, average_buffers
 from foundry_ray.training.feed import Batch, DistilTargets, Feed, TensorSplit
@@ -47,7 +47,8 @@ _MOST_OVERFLOWS = 50
 class FitJob:
     """What is trained on what. `eval_transform` makes of a copy of the model what would be shipped (int8 simulated, say).
 
-    Each rank's share of a batch goes through the model in passes of `micro_batch_size` rows; all at once where absent.
+    Each rank's share of a batch goes through the model in passes of `micro_batch_size` rows; all at once where absent. `aids` act before and after
+    each step, in one process alone.
     """
 
     train: TrainConfig
@@ -59,6 +60,7 @@ class FitJob:
     distil: DistilTargets | None = None
     eval_transform: Callable[[nn.Module], nn.Module] | None = None
     micro_batch_size: int | None = None
+    aids: tuple[TrainingAid, ...] = ()
 
 
 class Control(Protocol):
@@ -117,6 +119,9 @@ class Loop:
         self._clock = clock
         self._between_steps = between_steps
         self._control = control or _NoControl()
+        assert not job.aids or engine.world_size == 1, "aids write to whole tensors, which an engine of many ranks shares out"
+        for aid in job.aids:
+            aid.attach(engine.model)
         self._feed = Feed(job.split_train, ops=job.augment, seed=job.seed, distil=job.distil, device=engine.device)
         self._average = Averaged(engine, job.train.ema_decay) if job.train.ema_decay > 0 else None
         self._steps_per_epoch = job.split_train.num_rows // job.train.batch_size
@@ -222,6 +227,8 @@ class Loop:
         for batch_B in self._batches()[first:]:
             waited_s += self._pause()
             lr = lr_at(self.step, self.num_steps, job.train, num_plateaus=num_plateaus)
+            for aid in job.aids:
+                aid.before_step(self.step / self.num_steps)
             loss = self._step(batch_B, lr)
             if loss is not None:
                 losses.add(loss)
@@ -258,6 +265,8 @@ class Loop:
             self._skipped(float(total) * micro / share)
             return None
         self._num_overflows = 0
+        for aid in job.aids:
+            aid.after_step((self.step + 1) / self.num_steps)
         if self._average is not None:
             self._average.update(self.step)
         return total * (micro / share)

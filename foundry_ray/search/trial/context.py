@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.config import StudentConfig
 from foundry_ray.data.loading import Split
-from foundry_ray.protocols import ArtifactStore, Clock, Reporter
+from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
 from foundry_ray.search.constraints import Constraint
 from foundry_ray.types import ImageSchema, Json
 
@@ -52,6 +52,10 @@ class TrialContext:
     teacher_onnx: bytes = b""
     teacher_cost: Mapping[str, float] = field(default_factory=dict)
     objectives: tuple[str, ...] = ()
+
+    def given(self, seed: int) -> Given:
+        """What the steps of a trial's recipe may look at."""
+        return Given(schema=self.schema, task=self.task, inputs_N=self.train.inputs_N, labels_N=self.train.labels_N, seed=seed)
 
     @property
     def calibration(self) -> np.ndarray:

@@ -51,6 +51,6 @@ class Students:
         hyperparams, recipe = compression.recipe_from_params(params)
         shared = context.student.model_dump(include=set(TrainConfig.model_fields))
         train = validate(TrainConfig, {**shared, **hyperparams}, where="trial")
-        model = compression.apply_recipe(self._teacher, recipe, context.schema, family=context.family, seed=seed)
+        model = compression.apply_recipe(self._teacher, recipe, context.given(seed), family=context.family)
         set_dropout(model, train.dropout)
         return Student(model=model, train=train, recipe=recipe, seed=seed)

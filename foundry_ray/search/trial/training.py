@@ -212,6 +212,7 @@ def fit_job(
         distil=arrays.distil(student.recipe),
         eval_transform=eval_transform,
         micro_batch_size=shape.micro_batch_size,
+        aids=compression.aids(student.recipe, context.given(student.seed)),
     )
 
 

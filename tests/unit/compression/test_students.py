@@ -10,13 +10,14 @@ from foundry_ray.compression import apply_recipe, cost, effective, recipe_from_p
 from foundry_ray.compression.prune import num_kept_channels
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.inference import open_runtime
+from foundry_ray.protocols import Given
 
 from .conftest import built
 
 
 def student(teacher, schema, **params):
     _, recipe = recipe_from_params(params)
-    return apply_recipe(teacher, recipe, schema, family=teacher.family, seed=0), recipe
+    return apply_recipe(teacher, recipe, Given(schema=schema), family=teacher.family), recipe
 
 
 def widths(model):
@@ -96,9 +97,9 @@ def test_a_student_wider_than_the_teacher_is_refused(images, schema):
 def test_a_teacher_of_no_family_or_of_another_is_refused(images, schema):
     _, recipe = recipe_from_params({"width": 8, "depth": 1})
     with pytest.raises(RecipeInfeasible, match="Linear belongs to no model family"):
-        apply_recipe(torch.nn.Linear(2, 2), recipe, schema, family="resnet", seed=0)
+        apply_recipe(torch.nn.Linear(2, 2), recipe, Given(schema=schema), family="resnet")
     with pytest.raises(RecipeInfeasible, match="the teacher is a cnn, but the recipe is for a resnet"):
-        apply_recipe(built(images, family="cnn"), recipe, schema, family="resnet", seed=0)
+        apply_recipe(built(images, family="cnn"), recipe, Given(schema=schema), family="resnet")
 
 
 def test_the_served_file_is_int8_exactly_where_the_recipe_says_so(images, schema):

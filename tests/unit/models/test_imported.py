@@ -11,6 +11,7 @@ from foundry_ray.artifacts.manifests import publish
 from foundry_ray.compression import apply_recipe
 from foundry_ray.config import ModelConfig
 from foundry_ray.errors import ArtifactCorrupt, ConfigError, RecipeInfeasible
+from foundry_ray.protocols import Given
 from foundry_ray.schemas import ImageSchema, Preprocessing, TokenSchema
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.types import CompressionRecipe, ModelArtifact, Step, canonical_bytes
@@ -134,14 +135,14 @@ def test_an_imported_model_does_not_shrink() -> None:
     model = models.build(config("pixels"), IMAGES, PREPROCESSING, seed=0)
     recipe = CompressionRecipe(steps=(Step(kind="shrink", params={"width": 4, "depth": 1}),))
     with pytest.raises(RecipeInfeasible, match="is an imported model, which has no width and depth"):
-        apply_recipe(model, recipe, IMAGES, family=model.family, seed=0)
+        apply_recipe(model, recipe, Given(schema=IMAGES), family=model.family)
 
 
 def test_an_imported_model_is_not_pruned() -> None:
     model = models.build(config("two_layers"), IMAGES, PREPROCESSING, seed=0)
     recipe = CompressionRecipe(steps=(Step(kind="prune", params={"ratio": 0.5}),))
     with pytest.raises(RecipeInfeasible, match=r"import:their_models:two_layers have changed their shapes.*Hint: leave `prune` out"):
-        apply_recipe(model, recipe, IMAGES, family=model.family, seed=0)
+        apply_recipe(model, recipe, Given(schema=IMAGES), family=model.family)
 
 
 def test_a_model_whose_tensors_were_cut_has_no_description() -> None:
