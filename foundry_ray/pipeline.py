@@ -206,10 +206,12 @@ class Pipeline:
 
     def serve(self, entry: RegistryEntry, report: EvaluationReport, dataset: DatasetRef) -> Endpoint:
         """Deploy, and ask the endpoint about real test images."""
+        from foundry_ray.compression import runtime_of
         from foundry_ray.endpoints import ask, deploy_entry
 
         serve = self.config.serve
-        measured = serve.model_copy(update={"threads": serve.threads or self.config.search.latency.threads})
+        own = runtime_of(entry.model.recipe).threads
+        measured = serve.model_copy(update={"threads": serve.threads or own or self.config.search.latency.threads})
         endpoint = deploy_entry(entry, measured, context=self.context)
         ask(endpoint, report, dataset, num_requests=serve.num_requests, context=self.context)
         return endpoint

@@ -63,7 +63,8 @@ class RawData:
     """What a source yields before cleaning.
 
     Attributes:
-        inputs_N: Images as uint8 of shape (N, C, H, W), or token ids as int32 of shape (N, T).
+        inputs_N: Images as uint8 of shape (N, C, H, W), token ids as int32 of shape (N, T), or texts as objects of shape (N,), of which ids are
+            made once the training split is known.
         labels_N: One class per row as int64 of shape (N,), or a label per token as int32 of shape (N, T), -100 where there is none; None
             where the inputs are their own labels.
         test_from: For sources with an official test set: rows from there on are the test split's, rows before are for train and val.
@@ -185,6 +186,14 @@ class TrainingAid(Protocol):
 
 
 @runtime_checkable
+class ActsOnAverage(Protocol):
+    """A training aid whose work must hold in the averaged weights too, which are what is judged and shipped (the zeros of a mask)."""
+
+    def after_average(self, average: Mapping[str, Tensor]) -> None:
+        """The step's weights were taken into the average: its tensors by the names of parameters, to be written to. Called after `after_step`."""
+
+
+@runtime_checkable
 class ActsInTraining(Protocol):
     """A compressor that has something to do while the student trains."""
 
@@ -284,14 +293,29 @@ class StudyReporter(Protocol):
         """The study stands so now; at most twice a second."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeChoice:
+    """What runs a served file, as a recipe has it.
+
+    Attributes:
+        name: A registered runtime.
+        threads: Threads inside one operator; 0: as many as whoever runs it says.
+        precision: Of the products of fp32 numbers; a file whose products are of integers keeps those.
+    """
+
+    name: str = "onnxruntime"
+    threads: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
 class LatencyMeter(Protocol):
     """Measures the time of a deployed graph."""
 
-    def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
-        """Time of one forward pass. The result may come from the cache of this graph and device."""
+    def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
+        """Time of one forward pass, in the default runtime where none is named. The result may come from the cache of this graph and device."""
 
     def device_fingerprint(self) -> str:
-        """What identifies the hardware, the runtime and its threads."""
+        """What identifies the hardware, the default runtime and its threads."""
 
 
 class Clock(Protocol):

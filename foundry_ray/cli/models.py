@@ -95,11 +95,11 @@ def models_verify(model: ModelArgument, store: StoreOption = None, json_output: 
     """Check a version: signature, manifest, every file, report, lineage, and that it loads. Exit 5 where anything fails."""
     from foundry_ray import registry
     from foundry_ray.context import open_context
-    from foundry_ray.inference import open_runtime
+    from foundry_ray.inference import open_shipped
     from foundry_ray.reporting.lists import findings_table
 
     with open_context(store) as context:
-        findings = registry.verify(context.store, model, load=open_runtime)
+        findings = registry.verify(context.store, model, load=open_shipped)
     emit(findings, lambda: findings_table(findings))
     if not all(finding.is_ok or finding.is_optional for finding in findings):
         raise typer.Exit(_NOT_VERIFIED)

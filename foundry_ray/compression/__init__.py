@@ -11,6 +11,7 @@ from foundry_ray.compression.distil import teacher_targets
 from foundry_ray.compression.export import to_onnx
 from foundry_ray.compression.quantize import quantize_onnx
 from foundry_ray.compression.recipes import check_recipe, recipe_from_params
+from foundry_ray.compression.runtime import runtime_of
 from foundry_ray.compression.simulate import simulate
 from foundry_ray.compression.steps import register
 
@@ -26,6 +27,7 @@ __all__ = [
     "quantize_onnx",
     "recipe_from_params",
     "register",
+    "runtime_of",
     "served",
     "simulate",
     "teacher_targets",

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.compression import steps
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
+from foundry_ray.compression.runtime import runtime_of
 from foundry_ray.errors import RecipeInfeasible
-from foundry_ray.protocols import ActsInTraining, Given, TrainingAid
+from foundry_ray.inference import runtime_meta
+from foundry_ray.protocols import ActsInTraining, Given, RuntimeChoice, TrainingAid
 from foundry_ray.types import CompressionRecipe, ImageSchema, Json, canonical_sha256
 
 if TYPE_CHECKING:
@@ -51,9 +53,11 @@ def aids(recipe: CompressionRecipe, given: Given) -> tuple[TrainingAid, ...]:
 
 
 def effective(model: nn.Module, recipe: CompressionRecipe) -> str:
-    """What a recipe comes to: hex sha256 of all tensor shapes and of the storage. Recipes that round to the same student share it."""
+    """What a recipe comes to: hex sha256 of all tensor shapes, of the storage and of the runtime. Recipes that round to the same student share it."""
     shapes: dict[str, Json] = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    return canonical_sha256({"shapes": shapes, "bits": quantized_bits(recipe)})
+    runs = runtime_of(recipe)
+    runtime: dict[str, Json] = {} if runs == RuntimeChoice() else runtime_meta(runs)
+    return canonical_sha256({"shapes": shapes, "bits": quantized_bits(recipe), **runtime})
 
 
 def served(model: nn.Module, recipe: CompressionRecipe, schema: ImageSchema, calibration_NCHW: np.ndarray) -> bytes:

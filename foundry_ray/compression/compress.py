@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.compression.cost import cost
 from foundry_ray.compression.export import INPUT_NAME, OUTPUT_NAME, to_onnx
-from foundry_ray.compression.parity import agreement_ratio, check_export, check_replay
+from foundry_ray.compression.parity import agreement_ratio, check_export, check_replay, runtime_agreement_ratio
 from foundry_ray.compression.quantize import quantize_onnx
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
+from foundry_ray.compression.runtime import runtime_of
+from foundry_ray.inference import runtime_meta
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
 from foundry_ray.schemas import images_only
 from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_bytes, to_json
@@ -101,8 +103,12 @@ def _shipped(
     if quantized_bits(recipe) == 8:
         onnx = quantize_onnx(exported, calibration_NCHW)
         notes += _agreement(exported, onnx, val_NCHW, calibration_NCHW, reporter)
-    check_replay(onnx, val_NCHW)
+    choice = runtime_of(recipe)
+    check_replay(onnx, val_NCHW, choice)
     notes.append("logits bit-equal in a fresh process")
+    if choice.name != "onnxruntime":
+        ratio = runtime_agreement_ratio(onnx, choice, val_NCHW)
+        notes.append(f"{choice.name} in {choice.precision} agrees with onnxruntime on {ratio:.2%} of {len(val_NCHW)} val predictions")
     return onnx, tuple(notes)
 
 
@@ -140,6 +146,7 @@ def _meta(model: nn.Module, recipe: CompressionRecipe, dataset: DatasetRef, pare
         "task": dataset.task,
         "family": _family(model),
         "bits": quantized_bits(recipe),
+        **runtime_meta(runtime_of(recipe)),
         "dataset": dataset.fingerprint,
         "parents": list(parents),
     }

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import foundry_ray
 from foundry_ray.errors import ParityFailed
-from foundry_ray.inference import open_runtime, run_batched
+from foundry_ray.inference import open_choice, open_runtime, run_batched
+from foundry_ray.protocols import RuntimeChoice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,13 +57,13 @@ def check_export(model: nn.Module, onnx: bytes, images_NCHW: np.ndarray) -> Pari
     return Parity(max_abs_ratio=difference, num_rows=len(images_NCHW))
 
 
-def check_replay(onnx: bytes, images_NCHW: np.ndarray) -> None:
-    """Prove (a): load the bytes in a new Python process and compare. Takes about 0.3 s. Raises ParityFailed."""
+def check_replay(onnx: bytes, images_NCHW: np.ndarray, choice: RuntimeChoice) -> None:
+    """Prove (a): load the bytes in a new Python process, in the runtime that they ship with, and compare. Takes about 0.3 s. Raises ParityFailed."""
     import numpy as np
 
     rows = np.ascontiguousarray(images_NCHW[:_REPLAY_ROWS])
-    expected = open_runtime(onnx).run(rows)
-    actual = _replayed(onnx, rows)
+    expected = open_choice(onnx, choice).run(rows)
+    actual = _replayed(onnx, rows, choice)
     if not np.array_equal(expected, actual):
         difference = float(np.abs(expected - actual).max()) if expected.shape == actual.shape else float("inf")
         raise ParityFailed(
@@ -79,7 +80,13 @@ def agreement_ratio(onnx: bytes, other: bytes, images_NCHW: np.ndarray) -> float
     return float((first == second).mean())
 
 
-def _replayed(onnx: bytes, rows_NCHW: np.ndarray) -> np.ndarray:
+def runtime_agreement_ratio(onnx: bytes, choice: RuntimeChoice, images_NCHW: np.ndarray) -> float:
+    """The share of rows for which a file predicts the same class in this runtime as in the default one."""
+    first, second = (run_batched(runtime, images_NCHW).argmax(axis=1) for runtime in (open_runtime(onnx), open_choice(onnx, choice)))
+    return float((first == second).mean())
+
+
+def _replayed(onnx: bytes, rows_NCHW: np.ndarray, choice: RuntimeChoice) -> np.ndarray:
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
@@ -87,6 +94,7 @@ def _replayed(onnx: bytes, rows_NCHW: np.ndarray) -> np.ndarray:
         model.write_bytes(onnx)
         np.save(rows, rows_NCHW)
         command = [sys.executable, "-m", "foundry_ray.inference.replay", str(model), str(rows), str(logits)]
+        command += [choice.name, str(choice.threads or 1), choice.precision]
         place = Path(foundry_ray.__file__).parent.parent
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=_REPLAY_TIMEOUT_S, check=False)
         if done.returncode != 0:

@@ -19,6 +19,9 @@ PLAIN_NAMES = {
     "distil_alpha": ("distil", "alpha"),
     "distil_temperature": ("distil", "temperature"),
     "weight_bits": ("quantize", "bits"),
+    "runtime": ("runtime", "name"),
+    "runtime_threads": ("runtime", "threads"),
+    "runtime_precision": ("runtime", "precision"),
 }
 """A search parameter's plain name -> the step and the parameter that it sets; `step.parameter` names any other step's."""
 _ORDER = ("trim_vocabulary", "shrink", "factorize", "prune", "sparsify", "distil", "quantize", "runtime")

@@ -5,7 +5,7 @@ Importing this package loads neither torch nor onnxruntime.
 
 from foundry_ray.evaluation.comparing import evaluate
 from foundry_ray.evaluation.gates import judge
-from foundry_ray.evaluation.latency import RuntimeLatencyMeter, measure_pair
+from foundry_ray.evaluation.latency import RuntimeLatencyMeter, Served, measure_together
 from foundry_ray.evaluation.quiet import QuietGate
 
-__all__ = ["QuietGate", "RuntimeLatencyMeter", "evaluate", "judge", "measure_pair"]
+__all__ = ["QuietGate", "RuntimeLatencyMeter", "Served", "evaluate", "judge", "measure_together"]

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from foundry_ray.documents import envelope
 from foundry_ray.evaluation.quiet import QuietGate
 from foundry_ray.evaluation.timing import Timing, sample, summarize
-from foundry_ray.inference import cpu_name, graph_sha256, open_runtime, runtime_version
-from foundry_ray.inference.runtimes import Device
-from foundry_ray.protocols import ArtifactStore, Clock
+from foundry_ray.inference import device_name, graph_sha256, open_choice, runtime_device, runtime_version
+from foundry_ray.inference.rows import noise
+from foundry_ray.protocols import ArtifactStore, Clock, RuntimeChoice
 from foundry_ray.types import FORMAT_VERSION, Json, LatencyResult, canonical_sha256, from_json, to_json
 
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ _RETRIES = 1
 class _Conditions:
     """Under which a measurement is taken."""
 
-    threads: int
     budget_s: float
     clock: Clock
     gate: QuietGate | None
-    runtime: str = "onnxruntime"
-    device: Device = "cpu"
 
 
 @dataclass(kw_only=True)
@@ -41,9 +38,10 @@ class RuntimeLatencyMeter:
     """A LatencyMeter whose results are kept in the store under `latency/<device fingerprint>/<graph>-b<batch>.json`.
 
     Attributes:
-        threads: Threads of the runtime.
+        threads: Threads of a runtime whose choice names none.
         budget_s: Time of one measurement, without waiting and loading.
         gate: The node's quiet; None measures at once.
+        runtime: The default one.
         waited_s: Seconds spent waiting for quiet so far, which are no part of the measurement.
         num_measured: Measurements that were not answered by the cache.
     """
@@ -54,21 +52,23 @@ class RuntimeLatencyMeter:
     clock: Clock
     gate: QuietGate | None = None
     runtime: str = "onnxruntime"
-    device: Device = "cpu"
     waited_s: float = 0.0
     num_measured: int = field(default=0)
 
-    def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
-        """See `LatencyMeter.measure`. A noisy result is not cached, so it is measured anew when it is asked for again."""
+    def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
+        """See `LatencyMeter.measure`. A noisy result is not cached, so it is measured anew when it is asked for again.
+
+        Raises:
+            ConfigError: This machine cannot run that runtime.
+        """
         from foundry_ray.artifacts import manifests
 
-        key = f"latency/{self.device_fingerprint()}/{graph_sha256(onnx)}-b{batch_size}.json"
+        choice = with_threads(runtime or RuntimeChoice(name=self.runtime), self.threads)
+        key = f"latency/{fingerprint(choice)}/{graph_sha256(onnx)}-b{batch_size}.json"
         if self.store.stat(key) is not None:
             return _decoded(manifests.get_json(self.store, key), key)
-        conditions = _Conditions(
-            threads=self.threads, budget_s=self.budget_s, clock=self.clock, gate=self.gate, runtime=self.runtime, device=self.device
-        )
-        [result], waited_s = _measured(conditions, [onnx], batch_size)
+        conditions = _Conditions(budget_s=self.budget_s, clock=self.clock, gate=self.gate)
+        [result], waited_s = _measured(conditions, [Served(onnx=onnx, runtime=choice)], batch_size)
         self.waited_s += waited_s
         self.num_measured += 1
         if not result.is_noisy:
@@ -76,27 +76,49 @@ class RuntimeLatencyMeter:
         return result
 
     def device_fingerprint(self) -> str:
-        """16 hex digits over the CPU, the runtime with its version, its device and its threads."""
-        parts: Json = [cpu_name(), self.runtime, runtime_version(self.runtime), self.device, self.threads]
-        return canonical_sha256(parts)[:16]
+        """See `fingerprint`."""
+        return fingerprint(RuntimeChoice(name=self.runtime, threads=self.threads))
 
 
-def measure_pair(
-    onnx_a: bytes, onnx_b: bytes, *, batch_size: int, threads: int, budget_s: float, clock: Clock, gate: QuietGate | None = None
-) -> tuple[LatencyResult, LatencyResult]:
-    """Measure two files side by side, in alternating blocks, within `2 * budget_s`: their ratio holds although the machine drifts."""
-    conditions = _Conditions(threads=threads, budget_s=2 * budget_s, clock=clock, gate=gate)
-    [first, second], _ = _measured(conditions, [onnx_a, onnx_b], batch_size)
-    return first, second
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A file and what runs it, with its threads."""
+
+    onnx: bytes
+    runtime: RuntimeChoice
+
+
+def with_threads(choice: RuntimeChoice, threads: int) -> RuntimeChoice:
+    """A choice with so many threads where it names none."""
+    return choice if choice.threads else replace(choice, threads=threads)
+
+
+def fingerprint(choice: RuntimeChoice) -> str:
+    """16 hex digits over the hardware, the runtime with its version, where it computes, its threads, and a precision other than fp32."""
+    device = runtime_device(choice.name)
+    parts: list[Json] = [device_name(device), choice.name, runtime_version(choice.name), device, choice.threads]
+    return canonical_sha256(parts if choice.precision == "fp32" else [*parts, choice.precision])[:16]
+
+
+def measure_together(
+    files: Sequence[Served], *, batch_size: int, budget_s: float, clock: Clock, gate: QuietGate | None = None
+) -> tuple[LatencyResult, ...]:
+    """Measure files side by side, in alternating blocks, within `budget_s` for each: their ratios hold although the machine drifts.
+
+    Raises:
+        ConfigError: This machine cannot run one of the runtimes.
+    """
+    conditions = _Conditions(budget_s=len(files) * budget_s, clock=clock, gate=gate)
+    return tuple(_measured(conditions, files, batch_size)[0])
 
 
 def _decoded(document: Json, key: str) -> LatencyResult:
     return from_json(LatencyResult, envelope(document, what=key).get("result"), what=key)
 
 
-def _measured(conditions: _Conditions, files: Sequence[bytes], batch_size: int) -> tuple[list[LatencyResult], float]:
+def _measured(conditions: _Conditions, files: Sequence[Served], batch_size: int) -> tuple[list[LatencyResult], float]:
     """Results of files timed together, and the seconds waited for quiet. Wide intervals are retried once, then marked."""
-    runtimes = [open_runtime(onnx, threads=conditions.threads, runtime=conditions.runtime, device=conditions.device) for onnx in files]
+    runtimes = [open_choice(file.onnx, file.runtime) for file in files]
     timings, is_quiet, waited_s = _timed(conditions, runtimes, batch_size)
     for _ in range(_RETRIES):
         if is_quiet and not any(timing.is_wide for timing in timings):
@@ -105,10 +127,10 @@ def _measured(conditions: _Conditions, files: Sequence[bytes], batch_size: int) 
         waited_s += again_s
     results = [
         LatencyResult(
-            graph_sha256=graph_sha256(onnx),
-            device=cpu_name() if runtime.device == "cpu" else runtime.device,
-            runtime=f"{runtime.name} {runtime_version(conditions.runtime)}",
-            threads=conditions.threads,
+            graph_sha256=graph_sha256(file.onnx),
+            device=device_name(runtime.device),
+            runtime=_described(file.runtime),
+            threads=file.runtime.threads,
             batch_size=batch_size,
             p50_ms=timing.p50_ms,
             p95_ms=timing.p95_ms,
@@ -116,19 +138,20 @@ def _measured(conditions: _Conditions, files: Sequence[bytes], batch_size: int) 
             n=timing.n,
             is_noisy=timing.is_wide or not is_quiet,
         )
-        for onnx, runtime, timing in zip(files, runtimes, timings, strict=True)
+        for file, runtime, timing in zip(files, runtimes, timings, strict=True)
     ]
     return results, waited_s
+
+
+def _described(choice: RuntimeChoice) -> str:
+    """As "openvino 2026.4.1 bf16"; fp32 goes without saying."""
+    return f"{choice.name} {runtime_version(choice.name)}{'' if choice.precision == 'fp32' else f' {choice.precision}'}"
 
 
 def _timed(conditions: _Conditions, runtimes: Sequence[Runtime], batch_size: int) -> tuple[list[Timing], bool, float]:
     import numpy as np
 
-    generator = np.random.default_rng(0)
-    shapes = [(batch_size, *runtime.image_shape) for runtime in runtimes]
-    runs = [
-        functools.partial(runtime.run, generator.integers(0, 256, shape, dtype=np.uint8)) for runtime, shape in zip(runtimes, shapes, strict=True)
-    ]
+    runs = [functools.partial(runtime.run, noise(runtime, batch_size, np.random.default_rng(0))) for runtime in runtimes]
     if conditions.gate is None:
         return [summarize(times) for times in sample(runs, budget_s=conditions.budget_s, clock=conditions.clock)], True, 0.0
     began_s = conditions.clock.monotonic_s()

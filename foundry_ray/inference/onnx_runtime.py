@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from foundry_ray.errors import BadRecord, ConfigError
-from foundry_ray.inference.runtimes import Device, Runtime, register
+from foundry_ray.inference.inputs import Input
+from foundry_ray.inference.runtimes import Device, Precision, Runtime, register
 
 if TYPE_CHECKING:
     import numpy as np
 
-_CPU = "CPUExecutionProvider"
-_CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+_DTYPES = {"float": "float32", "double": "float64"}
+"""onnxruntime's names of those dtypes that numpy calls otherwise."""
 
 
 class OnnxRuntime:
     """A model in onnxruntime: sequential execution, all graph fusions, no thread that spins while idle."""
 
-    name = "onnxruntime"
-
-    def __init__(self, session: Any, device: str) -> None:
+    def __init__(self, session: Any, *, name: str, device: str) -> None:
         [source], [result] = session.get_inputs(), session.get_outputs()
-        _, channels, height, width = source.shape
+        dtype = str(source.type).removeprefix("tensor(").removesuffix(")")
+        self.name, self.device = name, device
         self._session = session
-        self._input, self._outputs = source.name, [result.name]
-        self.device = device
-        self.image_shape: tuple[int, int, int] = (channels, height, width)
+        self._input = Input.of(source.name, _DTYPES.get(dtype, dtype), source.shape)
+        self._outputs = [result.name]
+        self.input_dtype, self.input_shape = self._input.dtype, self._input.shape
 
-    def run(self, images_NCHW: np.ndarray) -> np.ndarray:
+    def run(self, inputs_N: np.ndarray) -> np.ndarray:
         """See `Runtime.run`."""
-        if images_NCHW.dtype != "uint8" or images_NCHW.ndim != 4 or images_NCHW.shape[1:] != self.image_shape:
-            wanted = ", ".join(str(size) for size in self.image_shape)
-            raise BadRecord(
-                f"the input is {images_NCHW.dtype} of shape {images_NCHW.shape}, wanted uint8 of shape (N, {wanted}).",
-                hint="send raw pixels 0..255 as (rows, channels, height, width), without normalising them.",
-                source="pixels",
-            )
-        logits: np.ndarray = self._session.run(self._outputs, {self._input: images_NCHW})[0]
+        self._input.check(inputs_N)
+        logits: np.ndarray = self._session.run(self._outputs, {self._input.name: inputs_N})[0]
         return logits
 
 
@@ -45,18 +42,18 @@ class OnnxRuntimeOpener:
     """Opens sessions on the CPU, or on CUDA where `onnxruntime-gpu` is installed."""
 
     name = "onnxruntime"
+    device: Device = "cpu"
+    precisions: tuple[Precision, ...] = ("fp32",)
 
-    def open(self, onnx: bytes, *, threads: int, device: Device) -> Runtime:
+    def open(self, onnx: bytes, *, threads: int, precision: Precision, device: Device) -> Runtime:
         """See `RuntimeOpener.open`."""
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as native
 
         providers, place = _providers(onnxruntime.get_available_providers(), device)
-        try:
-            return OnnxRuntime(onnxruntime.InferenceSession(onnx, _options(threads), providers=providers), place)
-        except (native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf, native.NotImplemented) as error:
-            reason = str(error).splitlines()[0]
-            raise BadRecord(f"onnxruntime cannot load {len(onnx)} bytes: {reason}", hint="export the model again.", source="model.onnx") from error
+        return OnnxRuntime(open_session(onnx, providers, threads=threads), name=self.name, device=place)
+
+    def check(self, precision: Precision) -> None:
+        """See `RuntimeOpener.check`. It is always installed."""
 
     def version(self) -> str:
         """See `RuntimeOpener.version`."""
@@ -65,13 +62,25 @@ class OnnxRuntimeOpener:
         return str(onnxruntime.__version__)
 
 
-def _providers(available: list[str], device: Device) -> tuple[list[str], str]:
-    if device == "cuda" and _CUDA not in available:
+def open_session(onnx: bytes, providers: Sequence[str | tuple[str, Mapping[str, object]]], *, threads: int) -> Any:
+    """A session on the first of these providers that takes each operator. Raises BadRecord for bytes that are no model."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    try:
+        return onnxruntime.InferenceSession(onnx, _options(threads), providers=providers)
+    except (native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf, native.NotImplemented) as error:
+        reason = str(error).splitlines()[0]
+        raise BadRecord(f"onnxruntime cannot load {len(onnx)} bytes: {reason}", hint="export the model again.", source="model.onnx") from error
+
+
+def _providers(available: Sequence[str], device: Device) -> tuple[list[str], str]:
+    if device == "cuda" and CUDA not in available:
         got = ", ".join(available)
         raise ConfigError(f"device is 'cuda', but this onnxruntime has only {got}.", hint="`pip install onnxruntime-gpu`, or use `cpu`.")
-    if device != "cpu" and _CUDA in available:
-        return [_CUDA, _CPU], "cuda"
-    return [_CPU], "cpu"
+    if device != "cpu" and CUDA in available:
+        return [CUDA, CPU], "cuda"
+    return [CPU], "cpu"
 
 
 def _options(threads: int) -> Any:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.inference.reading import read_images
-from foundry_ray.inference.runtimes import Device, Runtime, open_runtime
+from foundry_ray.inference.runtimes import Runtime
+from foundry_ray.inference.shipping import open_shipped
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.types import Json, ModelArtifact
 
@@ -26,41 +27,57 @@ def load_served(store: ArtifactStore, model: ModelArtifact) -> bytes:
     return manifests.read_file(store, model.artifact.key, SERVED_FILE)
 
 
-def predict(store: ArtifactStore, model: ModelArtifact, images_NCHW: np.ndarray, *, threads: int = 1, device: Device = "cpu") -> np.ndarray:
-    """Logits float32 (N, classes) of raw uint8 images (N, C, H, W). Raises BadRecord for another shape or dtype."""
-    return run_batched(open_runtime(load_served(store, model), threads=threads, device=device), images_NCHW)
+def predict(store: ArtifactStore, model: ModelArtifact, inputs_N: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+    """Logits float32 (N, classes) of raw uint8 images (N, C, H, W), or of token ids, in the runtime that the model ships with.
+
+    Args:
+        threads: Instead of those that it ships with.
+
+    Raises:
+        BadRecord: Another shape or dtype.
+        ConfigError: This machine cannot run that runtime.
+    """
+    return run_batched(_opened(store, model, threads), inputs_N)
 
 
-def run_batched(runtime: Runtime, images_NCHW: np.ndarray, *, batch_rows: int = _BATCH_ROWS) -> np.ndarray:
+def run_batched(runtime: Runtime, inputs_N: np.ndarray, *, batch_rows: int = _BATCH_ROWS) -> np.ndarray:
     """Run any number of rows, at most `batch_rows` at a time, so that memory stays bounded."""
     import numpy as np
 
-    return np.concatenate(list(_batches(runtime, images_NCHW, batch_rows)))
+    return np.concatenate(list(_batches(runtime, inputs_N, batch_rows)))
 
 
-def _batches(runtime: Runtime, images_NCHW: np.ndarray, batch_rows: int) -> Iterator[np.ndarray]:
-    for start in range(0, max(len(images_NCHW), 1), batch_rows):
-        yield runtime.run(images_NCHW[start : start + batch_rows])
+def _batches(runtime: Runtime, inputs_N: np.ndarray, batch_rows: int) -> Iterator[np.ndarray]:
+    for start in range(0, max(len(inputs_N), 1), batch_rows):
+        yield runtime.run(inputs_N[start : start + batch_rows])
 
 
-def predict_files(store: ArtifactStore, model: ModelArtifact, source: Path, *, threads: int = 1, device: Device = "cpu") -> Iterator[Json]:
+def _opened(store: ArtifactStore, model: ModelArtifact, threads: int | None) -> Runtime:
+    from foundry_ray.artifacts import manifests
+
+    return open_shipped(load_served(store, model), manifests.load_manifest(store, model.artifact.key).meta, threads=threads)
+
+
+def predict_files(store: ArtifactStore, model: ModelArtifact, source: Path, *, threads: int | None = None) -> Iterator[Json]:
     """One answer a row of `source`: its name, and the task's prediction.
 
     Args:
         store: Where the model is.
         model: A student's artifact, whose signature names its task and its classes.
         source: An image, a folder of images, or a .npy file of uint8 images (N, C, H, W) or (N, H, W).
+        threads: Instead of those that it ships with.
 
     Raises:
-        DataError: There is nothing to read.
+        DataError: There is nothing to read, or the model does not take images.
+        ConfigError: This machine cannot run the runtime that the model ships with.
         BadRecord: A file is unreadable or has another size than the model takes.
         ArtifactCorrupt: The artifact has no signature.
     """
     from foundry_ray import tasks
 
     task_name, classes = _signature(store, model)
-    runtime = open_runtime(load_served(store, model), threads=threads, device=device)
-    rows, images_NCHW = read_images(source, runtime.image_shape)
+    runtime = _opened(store, model, threads)
+    rows, images_NCHW = read_images(source, runtime.input_shape)
     task = tasks.get(task_name)
     for row, logits_C in zip(rows, run_batched(runtime, images_NCHW), strict=True):
         answer = task.prediction(logits_C, classes)

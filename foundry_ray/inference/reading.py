@@ -14,19 +14,23 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _MODES = {1: "L", 3: "RGB"}
 
 
-def read_images(source: Path, image_shape: tuple[int, int, int]) -> tuple[tuple[str, ...], np.ndarray]:
+def read_images(source: Path, input_shape: tuple[int, ...]) -> tuple[tuple[str, ...], np.ndarray]:
     """Names of the rows, and their pixels.
 
     Args:
         source: An image, a folder (read recursively, in the order of the names), or a .npy file.
-        image_shape: (channels, height, width) that the model takes; colour is converted to grey, or grey to colour.
+        input_shape: (channels, height, width) that the model takes; colour is converted to grey, or grey to colour.
 
     Raises:
-        DataError: `source` does not exist or holds no images.
+        DataError: `source` does not exist or holds no images, or the model takes something else.
         BadRecord: A file is unreadable or has another size.
     """
     import numpy as np
 
+    if len(input_shape) != 3:
+        got = ", ".join(map(str, input_shape))
+        raise DataError(f"the model takes rows of shape ({got}), wanted (channels, height, width).", hint="images are for models of images.")
+    image_shape = input_shape
     if not source.exists():
         raise DataError(f"{source} does not exist.", hint="name an image, a folder of images, or a .npy file.")
     if source.suffix == ".npy":
@@ -39,7 +43,7 @@ def read_images(source: Path, image_shape: tuple[int, int, int]) -> tuple[tuple[
     return names, np.stack([_image(path, image_shape) for path in paths])
 
 
-def _array(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+def _array(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
     import numpy as np
 
     try:
@@ -54,7 +58,7 @@ def _array(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
     return np.ascontiguousarray(images)
 
 
-def _image(path: Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+def _image(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
     import numpy as np
 
     try:

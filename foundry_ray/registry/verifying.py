@@ -10,12 +10,12 @@ from foundry_ray.config import SigningKeys
 from foundry_ray.errors import FoundryError
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import reading, records, signatures
-from foundry_ray.types import EvaluationReport, Finding, RegistryEntry
+from foundry_ray.types import EvaluationReport, Finding, Json, RegistryEntry
 
 _SERVED_FILE = "model.onnx"
 _REGISTER_AGAIN = "`foundry run` with the same pipeline makes and registers it again."
 _MAKE_AGAIN = "`--fresh student` makes it again."
-Load = Callable[[bytes], object]
+Load = Callable[[bytes, Json], object]
 
 
 def verify(store: ArtifactStore, reference: str, *, load: Load, keys: SigningKeys | None = None) -> tuple[Finding, ...]:
@@ -24,7 +24,7 @@ def verify(store: ArtifactStore, reference: str, *, load: Load, keys: SigningKey
     Args:
         store: Where.
         reference: `name@alias` or `name:version`.
-        load: Loads a served file; raises a FoundryError where it is none.
+        load: Loads a served file as its signature says; raises a FoundryError where it cannot.
         keys: What the environment says of signatures; read from there where absent.
 
     Raises:
@@ -54,12 +54,12 @@ def _files(store: ArtifactStore, entry: RegistryEntry, load: Load) -> Iterator[F
     detail = f"sha256 {manifest.sha256[:12]}" if is_same else f"sha256 {manifest.sha256[:12]}, registered was {reference.sha256[:12]}"
     yield Finding(name="manifest", is_ok=is_same, detail=detail, fix=_REGISTER_AGAIN)
     for name in sorted(manifest.files):
-        yield from _file(store, reference.key, name, load)
+        yield from _file(store, reference.key, name, lambda data: load(data, manifest.meta))
     if _SERVED_FILE not in manifest.files:
         yield Finding(name=_SERVED_FILE, is_ok=False, detail="the artifact has no such file", fix=_MAKE_AGAIN)
 
 
-def _file(store: ArtifactStore, key: str, name: str, load: Load) -> Iterator[Finding]:
+def _file(store: ArtifactStore, key: str, name: str, load: Callable[[bytes], object]) -> Iterator[Finding]:
     try:
         data = manifests.read_file(store, key, name)
     except FoundryError as error:

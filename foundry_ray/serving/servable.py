@@ -49,21 +49,22 @@ def load_servable(spec: ReplicaSpec, store: ArtifactStore, keys: SigningKeys | N
         ArtifactNotFound: The model is not in the store.
         ArtifactCorrupt: Its bytes are not the ones that were registered.
         BadRecord: The runtime cannot load them.
+        ConfigError: This machine cannot run the runtime that the model ships with.
         ReplicaUnhealthy: The model loads and does not answer as it must.
     """
     from foundry_ray.artifacts import manifests
-    from foundry_ray.inference import open_runtime
+    from foundry_ray.inference import open_shipped
 
     _check_signature(spec, store, signing_keys() if keys is None else keys)
     meta = manifests.load_manifest(store, spec.model).meta
     onnx = manifests.read_file(store, spec.model, _SERVED_FILE)
-    runtime = open_runtime(onnx, threads=spec.threads)
+    runtime = open_shipped(onnx, meta, threads=spec.threads)
     num_classes = _warm_up(runtime, spec)
     names = _class_names(meta, num_classes)
     signature = ModelSignature(
         name=spec.name,
         version=str(spec.version),
-        input_shape=runtime.image_shape,
+        input_shape=runtime.input_shape,
         classes=names or tuple(str(index) for index in range(num_classes)),
         platform=f"{runtime.name}_onnx",
     )
@@ -87,7 +88,7 @@ def _warm_up(runtime: Runtime, spec: ReplicaSpec) -> int:
 
     num_classes = 0
     for rows in (1, max(2, spec.batch_size)):
-        logits = runtime.run(np.zeros((rows, *runtime.image_shape), dtype=np.uint8))
+        logits = runtime.run(np.zeros((rows, *runtime.input_shape), dtype=runtime.input_dtype))
         is_finite = bool(np.isfinite(logits).all())
         if logits.ndim != 2 or logits.shape[0] != rows or not is_finite:
             reason = f"{rows} black images gave logits of shape {logits.shape}, finite: {is_finite}; wanted ({rows}, classes), finite"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from foundry_ray.compression.runtime import runtime_of
 from foundry_ray.config import Section, ServeConfig, Settings, StoreConfig, StoreField
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.types import RegistryEntry
@@ -38,7 +39,7 @@ def spec_of(entry: RegistryEntry, config: ServeConfig, *, store: StoreConfig, se
         model=entry.model.artifact.key,
         store=store,
         home=str(settings.home),
-        threads=config.threads or 1,
+        threads=config.threads or runtime_of(entry.model.recipe).threads or 1,
         num_replicas=config.num_replicas,
         cpus_per_replica=config.cpus_per_replica,
         max_ongoing_requests=config.max_ongoing_requests,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from foundry_ray.config import BudgetConfig, SchedulerConfig
-from foundry_ray.protocols import ArtifactStore
+from foundry_ray.protocols import ArtifactStore, RuntimeChoice
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.opening import StudyPlace, open_study
 from foundry_ray.search.policy import parse_policy
@@ -25,16 +25,23 @@ SchedulerKind = Literal["asha", "hyperband", "median", "pbt", "none"]
 
 
 class RecordedLatencyMeter:
-    """Answers with what is written down: `p50_ms` as a function of the graph's bytes. Counts its measurements."""
+    """Answers with what is written down: `p50_ms` as a function of the graph's bytes, times `factors` by runtime. Counts its measurements."""
 
-    def __init__(self, p50_ms: Callable[[bytes], float] = lambda onnx: len(onnx) / 1e5, *, device: str = "recorded") -> None:
+    def __init__(
+        self,
+        p50_ms: Callable[[bytes], float] = lambda onnx: len(onnx) / 1e5,
+        *,
+        device: str = "recorded",
+        factors: Mapping[str, float] | None = None,
+    ) -> None:
         self._p50_ms = p50_ms
         self._device = device
+        self._factors = factors or {}
         self.num_measured = 0
 
-    def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
+    def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
         self.num_measured += 1
-        value = self._p50_ms(onnx)
+        value = self._p50_ms(onnx) * self._factors.get(runtime.name if runtime else "", 1.0)
         return LatencyResult(
             graph_sha256=canonical_sha256(len(onnx)),
             device=self.device_fingerprint(),

@@ -11,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from foundry_ray.config import LatencyConfig
 from foundry_ray.errors import ResourcesUnavailable, SearchError
 from foundry_ray.evaluation.latency import RuntimeLatencyMeter
+from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.types import LatencyResult
 
 _SHARE = 0.001
@@ -26,10 +27,10 @@ class RemoteMeter:
         self._fingerprint = fingerprint
         self._device = device
 
-    def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
+    def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
         """See `LatencyMeter.measure`. Raises SearchError where the node does not answer."""
         try:
-            result: LatencyResult = ray.get(self._actor.measure.remote(onnx, batch_size=batch_size), timeout=_MEASURE_TIMEOUT_S)
+            result: LatencyResult = ray.get(self._actor.measure.remote(onnx, batch_size=batch_size, runtime=runtime), timeout=_MEASURE_TIMEOUT_S)
         except (RayError, GetTimeoutError) as error:
             message = f"the node with {self._device!r} did not measure a graph within {_MEASURE_TIMEOUT_S:.0f} s: {error}"
             raise SearchError(message, hint="see that the node is there; the same command continues the study.") from error
@@ -68,8 +69,8 @@ class _Gauge:
     def __init__(self, meter: RuntimeLatencyMeter) -> None:
         self._meter = meter
 
-    def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
-        return self._meter.measure(onnx, batch_size=batch_size)
+    def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None) -> LatencyResult:
+        return self._meter.measure(onnx, batch_size=batch_size, runtime=runtime)
 
     def fingerprint(self) -> str:
         return self._meter.device_fingerprint()

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from foundry_ray import compression, models
-from foundry_ray.protocols import Clock, LatencyMeter
+from foundry_ray.protocols import Clock, LatencyMeter, RuntimeChoice
 from foundry_ray.search.constraints import LATENCIES, Constraint
 from foundry_ray.search.profile.sampled import Sampled
 from foundry_ray.search.trial import TrialContext
@@ -81,10 +81,11 @@ class Bench:
     def _look_at(self, student: Sampled, *, budget_s: float | None) -> None:
         made = self._students.make(student.params, self._context.seed)
         onnx = compression.served(made.model, made.recipe, self._context.schema, self._context.calibration)
-        self._known[student.graph] = {"size_bytes": float(len(onnx)), **(self._timed(onnx, budget_s) if budget_s else {})}
+        runtime = compression.runtime_of(made.recipe)
+        self._known[student.graph] = {"size_bytes": float(len(onnx)), **(self._timed(onnx, budget_s, runtime) if budget_s else {})}
 
-    def _timed(self, onnx: bytes, budget_s: float) -> dict[str, float]:
-        result = self._meter(budget_s).measure(onnx, batch_size=self._context.batch_size)
+    def _timed(self, onnx: bytes, budget_s: float, runtime: RuntimeChoice | None = None) -> dict[str, float]:
+        result = self._meter(budget_s).measure(onnx, batch_size=self._context.batch_size, runtime=runtime)
         self.taken.append(result)
         return dict(zip(LATENCIES, (result.p50_ms, result.p95_ms), strict=True))
 

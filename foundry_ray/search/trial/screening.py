@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from foundry_ray import compression
-from foundry_ray.protocols import LatencyMeter
+from foundry_ray.protocols import LatencyMeter, RuntimeChoice
 from foundry_ray.search import constraints as limits
 from foundry_ray.search import pareto
 from foundry_ray.search.events import Event, Job
@@ -47,14 +47,14 @@ class Screening:
         self._reporter = place.reporter
         self._meter = meter
         self.device = meter.device_fingerprint()
-        self._teacher: LatencyResult | None = None
+        self._teachers: dict[RuntimeChoice, LatencyResult] = {}
 
     def screened(self, job: Job, student: Student) -> Event:
         """`prepared`, or why the student is not trained: `infeasible`, `dominated`."""
         event = Event(kind="prepared", number=job.number, device=self.device)
         for seen in self._measurements(job, student):
             event = replace(event, values=seen.values, graph=seen.graph)
-            refused = self._refused(seen)
+            refused = self._refused(student, seen)
             if refused is not None:
                 return replace(event, kind=refused.kind, excess=refused.excess, error=refused.error)
         return replace(event, effective=student.identity)
@@ -62,7 +62,8 @@ class Screening:
     def measured(self, job: Job, student: Student) -> Event:
         """What is known of it on this device, and what is wrong with it here, if anything is."""
         *_, seen = self._measurements(job, student)
-        event, refused = Event(kind="measured", number=job.number, values=seen.values, graph=seen.graph, device=self.device), self._refused(seen)
+        event = Event(kind="measured", number=job.number, values=seen.values, graph=seen.graph, device=self.device)
+        refused = self._refused(student, seen)
         return event if refused is None else replace(event, excess=refused.excess, error=refused.error)
 
     def _measurements(self, job: Job, student: Student) -> Iterator[_Seen]:
@@ -76,11 +77,11 @@ class Screening:
             onnx = compression.served(student.model, student.recipe, context.schema, context.calibration)
         values = {**values, "size_bytes": float(len(onnx))}
         yield _Seen(values=values)
-        result = self._measured(onnx, f"trial {job.number}")
+        result = self._measured(onnx, compression.runtime_of(student.recipe), f"trial {job.number}")
         values = {**values, "latency_p50_ms": result.p50_ms, "latency_p95_ms": result.p95_ms}
         yield _Seen(values=values, graph=result.graph_sha256, is_noisy=result.is_noisy)
 
-    def _refused(self, seen: _Seen) -> Event | None:
+    def _refused(self, student: Student, seen: _Seen) -> Event | None:
         """Why a student of which this is known is no candidate. Dominance counts only where latency is wanted: elsewhere, smaller is better.
 
         A measurement that was not quiet dominates nobody: the student may be as fast as it should be.
@@ -90,20 +91,24 @@ class Screening:
             return Event(kind="infeasible", excess=sum(broken.values()), error=limits.explain(self._context.constraints, seen.values))
         if not seen.graph or seen.is_noisy or not any(metric.endswith("_ms") for metric in self._context.objectives):
             return None
-        teacher = self._teacher_latency()
+        teacher = self._teacher_latency(compression.runtime_of(student.recipe))
         reason = "" if teacher.is_noisy else dominance(seen.values, {**self._context.teacher_cost, "latency_p50_ms": teacher.p50_ms})
         excess = max(seen.values["latency_p50_ms"] / teacher.p50_ms - 1, 1e-9)
         return Event(kind="dominated", excess=excess, error=reason) if reason else None
 
-    def _teacher_latency(self) -> LatencyResult:
-        """Measured once in this process, and once on each kind of device where the meter keeps what it has measured; again after noise."""
-        if self._teacher is None or self._teacher.is_noisy:
-            self._teacher = self._measured(self._context.teacher_onnx, "the teacher")
-        return self._teacher
+    def _teacher_latency(self, student: RuntimeChoice) -> LatencyResult:
+        """In the default runtime or in the student's, whichever is faster: a student is worth its training if it beats whatever the teacher could do.
 
-    def _measured(self, onnx: bytes, whose: str) -> LatencyResult:
+        Each is measured once in this process, and once on each kind of device where the meter keeps what it has measured; again after noise.
+        """
+        for choice in dict.fromkeys((RuntimeChoice(), student)):
+            if choice not in self._teachers or self._teachers[choice].is_noisy:
+                self._teachers[choice] = self._measured(self._context.teacher_onnx, choice, "the teacher")
+        return min((self._teachers[RuntimeChoice()], self._teachers[student]), key=lambda result: (not result.is_noisy, result.p50_ms))
+
+    def _measured(self, onnx: bytes, choice: RuntimeChoice, whose: str) -> LatencyResult:
         with self._phases.within("latency"):
-            result = self._meter.measure(onnx, batch_size=self._context.batch_size)
+            result = self._meter.measure(onnx, batch_size=self._context.batch_size, runtime=choice)
         if result.is_noisy:
             low, high = result.ci_ms
             self._reporter.warn(

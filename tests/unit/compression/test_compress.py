@@ -18,6 +18,7 @@ from foundry_ray.compression.compress import _shipped
 from foundry_ray.compression.parity import check_export, check_replay
 from foundry_ray.errors import ParityFailed
 from foundry_ray.inference import load_served, predict
+from foundry_ray.protocols import RuntimeChoice
 
 
 @pytest.fixture
@@ -99,14 +100,14 @@ def test_a_file_that_a_fresh_process_cannot_load_is_refused(trained, images, sch
     data = to_onnx(trained, schema)
     monkeypatch.setattr("foundry_ray.compression.parity.sys.executable", "/bin/false")
     with pytest.raises(ParityFailed, match="does not answer in a fresh process: no output"):
-        check_replay(data, images[:2])
+        check_replay(data, images[:2], RuntimeChoice())
 
 
 def test_a_fresh_process_that_answers_otherwise_is_noticed(trained, images, schema, monkeypatch):
     data = to_onnx(trained, schema)
-    monkeypatch.setattr("foundry_ray.compression.parity._replayed", lambda _, rows: np.zeros((len(rows), 4), dtype=np.float32))
+    monkeypatch.setattr("foundry_ray.compression.parity._replayed", lambda _, rows, choice: np.zeros((len(rows), 4), dtype=np.float32))
     with pytest.raises(ParityFailed, match="in a fresh process, wanted equal bits"):
-        check_replay(data, images[:2])
+        check_replay(data, images[:2], RuntimeChoice())
 
 
 def test_an_int8_student_that_often_disagrees_is_a_warning(trained, dataset, images, memory_store, reporter):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from foundry_ray.errors import StoreError
-from foundry_ray.evaluation import QuietGate, RuntimeLatencyMeter, measure_pair
+from foundry_ray.evaluation import QuietGate, RuntimeLatencyMeter, Served, measure_together
 from foundry_ray.inference import register
+from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.testing.clock import FakeClock
 
 from .files import linear
@@ -29,7 +30,8 @@ class ScriptedRuntime:
 
     name = "scripted"
     device = "cpu"
-    image_shape = (1, 2, 2)
+    input_shape = (1, 2, 2)
+    input_dtype = "uint8"
     clock = FakeClock(0.0)
     costs_s: tuple[float, ...] = (0.001,)
     num_opened = 0
@@ -48,10 +50,15 @@ def scripted():
     @register("scripted")
     class ScriptedOpener:
         name = "scripted"
+        device = "cpu"
+        precisions = ("fp32", "bf16")
 
-        def open(self, onnx, *, threads, device):
+        def open(self, onnx, *, threads, precision, device):
             ScriptedRuntime.num_opened += 1
             return ScriptedRuntime()
+
+        def check(self, precision):
+            """It can do anything."""
 
         def version(self):
             return "1.0"
@@ -85,6 +92,17 @@ def test_another_batch_size_or_number_of_threads_is_another_measurement(meter):
     assert meter.num_measured == 3
 
 
+def test_another_runtime_precision_or_number_of_threads_of_a_recipe_is_another_measurement(meter):
+    default = meter.measure(linear(1.0), batch_size=1)
+    choices = [RuntimeChoice(name="scripted", threads=2), RuntimeChoice(name="scripted", precision="bf16"), RuntimeChoice()]
+    others = [meter.measure(linear(1.0), batch_size=1, runtime=choice) for choice in choices]
+    assert [other.threads for other in others] == [2, 1, 1]
+    assert [other.runtime.partition(" ")[0] for other in others] == ["scripted", "scripted", "onnxruntime"]
+    assert others[1].runtime == "scripted 1.0 bf16"
+    assert meter.measure(linear(1.0), batch_size=1, runtime=RuntimeChoice(name="scripted", threads=1)) == default
+    assert meter.num_measured == 4
+
+
 def test_noise_that_stays_is_retried_once_marked_and_not_cached(meter, memory_store):
     ScriptedRuntime.costs_s = tuple(np.random.default_rng(0).exponential(0.02, 997))
     result = meter.measure(linear(1.0), batch_size=1)
@@ -111,9 +129,9 @@ def test_a_cache_of_another_format_is_refused_by_name(meter, memory_store):
 
 
 def test_a_pair_is_measured_side_by_side_in_the_real_runtime(tmp_path):
-    small, large = measure_pair(
-        linear(1.0), linear(1.0, side=64), batch_size=1, threads=1, budget_s=0.2, clock=TickingClock(), gate=QuietGate(home=tmp_path)
-    )
+    choice = RuntimeChoice(threads=1)
+    files = [Served(onnx=onnx, runtime=choice) for onnx in (linear(1.0), linear(1.0, side=64))]
+    small, large = measure_together(files, batch_size=1, budget_s=0.2, clock=TickingClock(), gate=QuietGate(home=tmp_path))
     assert 0 < small.p50_ms < large.p50_ms
     assert small.p50_ms <= small.p95_ms
     assert small.ci_ms[0] <= small.p50_ms <= small.ci_ms[1]

@@ -22,7 +22,7 @@ def doubled(*, height: int = 4, op_type: str = "Flatten") -> bytes:
 def test_a_runtime_answers_with_float32_logits():
     runtime = inference.open_runtime(doubled())
     logits = runtime.run(np.arange(16, dtype=np.uint8).reshape(2, 1, 4, 2))
-    assert (runtime.name, runtime.device, runtime.image_shape) == ("onnxruntime", "cpu", (1, 4, 2))
+    assert (runtime.name, runtime.device, runtime.input_shape) == ("onnxruntime", "cpu", (1, 4, 2))
     assert logits.dtype == np.float32
     assert logits.tolist() == [[float(value) for value in range(8)], [float(value) for value in range(8, 16)]]
 

@@ -10,6 +10,7 @@ from foundry_ray import registry
 from foundry_ray.config import SigningKeys
 from foundry_ray.errors import ArtifactNotFound, BadRecord, StoreUnavailable
 from foundry_ray.testing.stores import FailingStore, MemoryStore
+from foundry_ray.types import Json
 
 from .conftest import NOTE, lineage, put_report, put_version
 
@@ -18,7 +19,7 @@ POINTS = ["signature", "manifest", "model.onnx", "model.onnx loads", "report", "
 Spoil = Callable[[MemoryStore], object]
 
 
-def _load(data: bytes) -> None:
+def _load(data: bytes, meta: Json) -> None:
     if data != b"one":
         raise BadRecord("onnxruntime cannot load it.", hint="export it again.")
 
@@ -99,7 +100,7 @@ def test_a_silent_store_is_no_verdict(store: MemoryStore) -> None:
     _whole(store)
     silent = FailingStore(store)
 
-    def load(data: bytes) -> None:
+    def load(data: bytes, meta: Json) -> None:
         silent.fail("get")
 
     with pytest.raises(StoreUnavailable):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from foundry_ray.errors import ArtifactCorrupt, RecipeInfeasible
+from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.search import constraints, memory
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.trial import TrialContext, TrialRunner
@@ -195,8 +196,8 @@ class _Shaky(RecordedLatencyMeter):
         super().__init__(lambda onnx: 1.0)
         self._num_noisy = num_noisy
 
-    def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
-        result = super().measure(onnx, batch_size=batch_size)
+    def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
+        result = super().measure(onnx, batch_size=batch_size, runtime=runtime)
         return replace(result, is_noisy=self.num_measured <= self._num_noisy, ci_ms=(0.8, 1.2))
 
 
@@ -216,8 +217,8 @@ def test_a_teacher_whose_latency_was_noisy_is_measured_again(trial_context: Tria
     reporter = RecordingReporter()
 
     class ShakyTeacher(_Shaky):
-        def measure(self, onnx: bytes, *, batch_size: int) -> LatencyResult:
-            return replace(super().measure(onnx, batch_size=batch_size), is_noisy=self.num_measured == 2)
+        def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
+            return replace(super().measure(onnx, batch_size=batch_size, runtime=runtime), is_noisy=self.num_measured == 2)
 
     context = replace(trial_context, objectives=("accuracy", "latency_p50_ms"))
     runner = tiny_runner(context, memory_store, meter=ShakyTeacher(0), reporter=reporter)

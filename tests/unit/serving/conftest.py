@@ -52,7 +52,8 @@ class FakeRuntime:
 
     name = "fake"
     device = "cpu"
-    image_shape = (1, 2, 2)
+    input_shape = (1, 2, 2)
+    input_dtype = "uint8"
 
     def run(self, images_NCHW: np.ndarray) -> np.ndarray:
         sums = images_NCHW.reshape(len(images_NCHW), -1).sum(axis=1, dtype=np.float32)

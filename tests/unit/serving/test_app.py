@@ -126,7 +126,7 @@ def _published(store: MemoryStore, meta: dict[str, object]) -> ReplicaSpec:
 def test_class_names_come_from_the_manifest_or_are_numbers(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch, meta: dict[str, object], classes: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("foundry_ray.inference.open_runtime", lambda onnx, threads: FakeRuntime())
+    monkeypatch.setattr("foundry_ray.inference.open_shipped", lambda onnx, meta, threads: FakeRuntime())
     loaded = load_servable(_published(store, meta), store)
     assert loaded.signature.classes == classes
     assert loaded.has_class_names == (classes == ("a", "b"))
@@ -134,7 +134,7 @@ def test_class_names_come_from_the_manifest_or_are_numbers(
 
 def test_a_model_whose_logits_are_not_finite_does_not_serve(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeRuntime, "run", lambda self, images: np.full((len(images), 2), np.nan, np.float32))
-    monkeypatch.setattr("foundry_ray.inference.open_runtime", lambda onnx, threads: FakeRuntime())
+    monkeypatch.setattr("foundry_ray.inference.open_shipped", lambda onnx, meta, threads: FakeRuntime())
     with pytest.raises(ReplicaUnhealthy, match=r"mnist:1 does not answer: 1 black images gave logits of shape \(1, 2\), finite: False"):
         load_servable(_published(store, {}), store)
 

@@ -23,7 +23,7 @@ KEYS = SigningKeys(signing=f"hmac:{'f6' * 32}")
 
 @pytest.fixture
 def entry(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> RegistryEntry:
-    monkeypatch.setattr("foundry_ray.inference.open_runtime", lambda onnx, threads: FakeRuntime())
+    monkeypatch.setattr("foundry_ray.inference.open_shipped", lambda onnx, meta, threads: FakeRuntime())
     artifact = manifests.publish(store, kind="model", files={"model.onnx": b"graph"}, created_at="")
     model = ModelArtifact(artifact=artifact, family="resnet", num_params=1, num_macs=1, size_bytes=5, recipe=CompressionRecipe())
     return registry.register(store, name="mnist", model=model, report_key="r", passed=True, run_id="r", clock=FakeClock(), keys=SigningKeys())

@@ -1,0 +1,71 @@
+"""The step `runtime`: what runs the student's file, on how many threads, in which precision.
+
+It changes no weight and no byte of the file. The student's latency is measured in its runtime, its answers on test are taken in it, its signature
+names it, and predict and serving follow the signature. At rungs a student is judged in the default runtime: on the same file runtimes differ by
+rounding alone, and how many predictions of val that changes is stated when the student is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from foundry_ray.compression import steps
+from foundry_ray.config import Section
+from foundry_ray.errors import ConfigError, RecipeInfeasible
+from foundry_ray.inference import check_precision, check_runtime
+from foundry_ray.protocols import Given, RuntimeChoice
+from foundry_ray.types import CompressionRecipe, Scalar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class RuntimeParams(Section):
+    """What runs the file."""
+
+    name: str = Field("onnxruntime", description="A registered runtime: onnxruntime, openvino or tensorrt.")
+    threads: int = Field(0, ge=0, le=256, description="Threads inside one operator; 0: those that the pipeline measures with.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of products of fp32 numbers, where the runtime has it.")
+
+
+@steps.register("runtime")
+class Runtime:
+    """See the module's docstring."""
+
+    kind = "runtime"
+
+    def check(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        """See `Compressor.check`. Whether this machine has the runtime is asked by `apply`, where the student is made."""
+        checked = steps.checked(RuntimeParams, params, kind=self.kind)
+        choice = _choice(checked)
+        try:
+            check_precision(choice.name, choice.precision)
+        except ConfigError as error:
+            raise _infeasible(error) from error
+        return checked
+
+    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
+        """The model as it is. Raises RecipeInfeasible where this machine cannot run it so."""
+        choice = _choice(self.check(params))
+        try:
+            check_runtime(choice.name, choice.precision)
+        except ConfigError as error:
+            raise _infeasible(error) from error
+        return model
+
+
+def runtime_of(recipe: CompressionRecipe) -> RuntimeChoice:
+    """What a checked recipe names; the default one where it names none."""
+    step = recipe.step("runtime")
+    return _choice(step.params) if step else RuntimeChoice()
+
+
+def _choice(params: Mapping[str, Scalar]) -> RuntimeChoice:
+    return RuntimeChoice(name=str(params["name"]), threads=int(params["threads"]), precision="bf16" if params["precision"] == "bf16" else "fp32")
+
+
+def _infeasible(error: ConfigError) -> RecipeInfeasible:
+    return RecipeInfeasible(f"recipe step runtime: {error.message}", hint=error.hint, recipe="runtime", reason=error.message)
