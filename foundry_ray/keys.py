@@ -28,6 +28,8 @@ def data(config: PipelineConfig, settings: Settings) -> str:
 
     fields: dict[str, Json] = {**semantic(config.data), "task": config.task, "seed": config.seed}
     fields.pop("augment")
+    if config.data.text is None:  # so that the key of anything else stays as it was before there were texts
+        fields.pop("text")
     return _key("data", fields, {"source": source_sha256(config.data, settings)})
 
 

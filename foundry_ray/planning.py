@@ -13,7 +13,7 @@ from foundry_ray.config import PipelineConfig, Settings, StoreConfig, TeacherCon
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runlog import list_runs, load_run, read_result
-from foundry_ray.schemas import Schema, images_only
+from foundry_ray.schemas import Schema, classes_only
 from foundry_ray.stages import PROGRESS_PREFIXES, STAGES
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, Plan, PlannedStage, PlannedTraining, StudyResult, from_json
 
@@ -86,7 +86,7 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
     from foundry_ray.training.checks import check_machine
 
     if _searches(until):
-        images_only(schema, what="the search for a student")
+        classes_only(schema, what="the search for a student")
         check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
     head = _local_head(config.cluster, settings)
     if head is not None:
@@ -170,7 +170,7 @@ def profiled(planned: Plan, config: PipelineConfig, *, store: ArtifactStore | No
         price: Of a worker-hour; that of the budget where None.
 
     Raises:
-        ConfigError: The data set is of something else than images.
+        ConfigError: The rows of the data set have no class.
         SearchSpaceError: No student can be built.
         ResourcesUnavailable: Not one trial fits this machine, where it is what searches.
     """
@@ -182,7 +182,7 @@ def profiled(planned: Plan, config: PipelineConfig, *, store: ArtifactStore | No
     from foundry_ray.search.profile import Circumstances, profile_space, scratch_tools
     from foundry_ray.search.space import load_space
 
-    schema, clock = images_only(check_data(config, settings), what="the profile of a search space"), SystemClock()
+    schema, clock = classes_only(check_data(config, settings), what="the profile of a search space"), SystemClock()
     check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
     num_gpus = torch.cuda.device_count()
     around = Circumstances(

@@ -1,6 +1,7 @@
 """What one input of a data set looks like, and what is known of its values: images with their statistics, or token ids.
 
-Decides: which kinds of input there are, and the one refusal of a part that works on images alone. A persisted schema is told apart by its fields.
+Decides: which kinds of input there are, and the refusals of parts that work on images alone, or on rows with one class each. A persisted schema is
+told apart by its fields.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class TokenSchema:
         vocab_size: Ids are 0..vocab_size-1.
         has_labels: Labels are stored beside the inputs; without them a sequence is its own label, token by token.
         classes: Class names in label order, where each sequence has one class; none where each token has a label.
+        padding: The id that fills up short sequences, at their end; None where there is none.
     """
 
     length: int
     vocab_size: int
     has_labels: bool = False
     classes: tuple[str, ...] = ()
+    padding: int | None = None
 
     @property
     def shape(self) -> tuple[int]:
@@ -83,8 +86,24 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
-def images_only(schema: Schema, *, what: str, hint: str = "`foundry run --until teacher` trains a model of tokens.") -> ImageSchema:
-    """The schema, where it is of images: what search, compression, export and evaluation ask of it.
+def classes_only(schema: Schema, *, what: str, hint: str = "`foundry run --until teacher` trains a model of it.") -> Schema:
+    """The schema, where each row has one class: what search, compression, export and evaluation ask of it.
+
+    Args:
+        schema: Of the data set.
+        what: Who cannot work on anything else, for the message.
+        hint: What to do instead.
+
+    Raises:
+        ConfigError: Each token has a label.
+    """
+    if schema.classes:
+        return schema
+    raise ConfigError(f"{what} got {schema.kind} with a label at each token, wanted one class per row.", hint=hint)
+
+
+def images_only(schema: Schema, *, what: str, hint: str = "for tokens choose the family mlp, rnn or transformer.") -> ImageSchema:
+    """The schema, where it is of images: what the families of convolutions ask of it.
 
     Args:
         schema: Of the data set.

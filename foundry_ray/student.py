@@ -21,7 +21,7 @@ def make_student(context: StudyContext, trial: Trial, *, stage_key: str, clock: 
     from foundry_ray.search.study import finish_trial
 
     rows = context.student.calibration_rows
-    calibration = data.load_split(context.dataset, "train", store=context.store).images_NCHW[:rows]
+    calibration = data.load_split(context.dataset, "train", store=context.store).inputs_N[:rows]
     return compress(
         trial.recipe,
         train=lambda: finish_trial(context, trial, stage_key=stage_key, clock=clock, reporter=reporter),

@@ -87,7 +87,7 @@ class ArtifactRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRef:
-    """A prepared data set in the store, split once; `preprocessing` is of images alone."""
+    """A prepared data set in the store, split once; `preprocessing` is of images alone, `tokenizer` the sha256 of what made ids of its texts."""
 
     key: str
     fingerprint: str
@@ -96,6 +96,7 @@ class DatasetRef:
     schema: Schema
     preprocessing: Preprocessing | None = None
     notes: tuple[str, ...] = ()
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

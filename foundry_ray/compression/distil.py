@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+_IMAGES_DIM = 4
+
+
 class DistilParams(Section):
     """How strongly, and how softly, the teacher is followed."""
 
@@ -45,15 +48,15 @@ class Distil:
 
 
 def teacher_targets(
-    teacher: nn.Module, images_NCHW: Tensor | np.ndarray, *, augment: Sequence[str], views: int, seed: int, batch_size: int, reporter: Reporter
+    teacher: nn.Module, inputs_N: Tensor | np.ndarray, *, augment: Sequence[str], views: int, seed: int, batch_size: int, reporter: Reporter
 ) -> np.ndarray:
     """The teacher's logits of every sample in every view, float16 of shape (V, N, classes).
 
     Runs on the teacher's device, in bf16 where that is native: the targets are softened and stored in half precision anyway.
 
     Args:
-        teacher: Takes raw pixels as floats.
-        images_NCHW: uint8 rows of the training split; row i has the index i in the augmentation.
+        teacher: Takes raw pixels as floats, or token ids.
+        inputs_N: Rows of the training split, uint8 images (N, C, H, W) or token ids (N, T); row i has the index i in the augmentation.
         augment: Names of the random changes.
         views: V.
         seed: That of the training whose epochs e see view e % V.
@@ -63,17 +66,17 @@ def teacher_targets(
     import numpy as np
     import torch
 
-    images = torch.as_tensor(images_NCHW)
+    inputs_N = torch.as_tensor(inputs_N)
     teacher = teacher.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     num_distinct = views if augment else 1
     result = []
     for view in range(num_distinct):
-        result.append(_one_view(teacher, images, augment=augment, view=view, seed=seed, batch_size=batch_size))
+        result.append(_one_view(teacher, inputs_N, augment=augment, view=view, seed=seed, batch_size=batch_size))
         reporter.progress(view + 1, num_distinct, "teacher targets")
     return np.stack(result * (views // num_distinct))
 
 
-def _one_view(teacher: nn.Module, images_NCHW: Tensor, *, augment: Sequence[str], view: int, seed: int, batch_size: int) -> np.ndarray:
+def _one_view(teacher: nn.Module, inputs_N: Tensor, *, augment: Sequence[str], view: int, seed: int, batch_size: int) -> np.ndarray:
     import torch
 
     from foundry_ray.data import transforms
@@ -81,11 +84,13 @@ def _one_view(teacher: nn.Module, images_NCHW: Tensor, *, augment: Sequence[str]
     device = next(teacher.parameters()).device
     parts = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device)):
-        for start in range(0, len(images_NCHW), batch_size):
-            batch_BCHW = images_NCHW[start : start + batch_size].to(device).float()
-            indices_B = torch.arange(start, start + len(batch_BCHW))
-            seen_BCHW = transforms.augment(batch_BCHW, indices_B.to(device), ops=augment, seed=seed, view=view)
-            parts.append(teacher(seen_BCHW.contiguous(memory_format=torch.channels_last)).float().cpu())
+        for start in range(0, len(inputs_N), batch_size):
+            seen = inputs_N[start : start + batch_size].to(device)
+            if seen.ndim == _IMAGES_DIM:
+                indices_B = torch.arange(start, start + len(seen), device=device)
+                seen = transforms.augment(seen.float(), indices_B, ops=augment, seed=seed, view=view)
+                seen = seen.contiguous(memory_format=torch.channels_last)
+            parts.append(teacher(seen).float().cpu())
     logits_NC: np.ndarray = torch.cat(parts).half().numpy()
     return logits_NC
 

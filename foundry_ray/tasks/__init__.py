@@ -13,7 +13,7 @@ __all__ = ["get", "names", "register"]
 _tasks: Plugins[Task] = Plugins(
     "task",
     "foundry_ray.tasks",
-    {"causal_lm": "foundry_ray.tasks.causal_lm", "image_classification": "foundry_ray.tasks.image_classification"},
+    {name: f"foundry_ray.tasks.{name}" for name in ("causal_lm", "image_classification", "text_classification")},
 )
 register = _tasks.register
 get = _tasks.get

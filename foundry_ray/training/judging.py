@@ -11,7 +11,7 @@ from foundry_ray.protocols import Engine, Task
 from foundry_ray.training.feed import TensorSplit
 from foundry_ray.training.precision import channels_last
 
-_IMAGES_AT_ONCE = 512
+_CLASSES_AT_ONCE = 512
 _PASSES = 4  # that take as much memory without gradients as one with them, at the least
 
 
@@ -23,11 +23,11 @@ def judge(evaluate: Callable[[Tensor], Tensor], task: Task, split: TensorSplit, 
 
     Args:
         evaluate: Inputs on the engine's device -> outputs in fp32.
-        micro_batch_size: Rows at once; images, whose outputs are small, go by four times as many, and by 512 at most. So judging, too, fits
-            memory when it is lowered.
+        micro_batch_size: Rows at once; rows of one label each, whose outputs are small, go by four times as many, and by 512 at most. So
+            judging, too, fits memory when it is lowered.
     """
     num_rows, world_size = split.num_rows, engine.world_size
-    at_once = min(_IMAGES_AT_ONCE, _PASSES * (micro_batch_size or _IMAGES_AT_ONCE)) if split.has_images else micro_batch_size or 1
+    at_once = min(_CLASSES_AT_ONCE, _PASSES * (micro_batch_size or _CLASSES_AT_ONCE)) if split.labels_N.ndim == 1 else micro_batch_size or 1
     largest_share = -(-num_rows // world_size)
     sums = [0.0, 0.0, 0.0]
     for start in range(0, largest_share, at_once):

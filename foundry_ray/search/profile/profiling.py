@@ -18,7 +18,7 @@ from foundry_ray.search.profile.effort import expected_distinct, over_budget, pl
 from foundry_ray.search.profile.tools import Circumstances, Tools
 from foundry_ray.search.schedulers import make_scheduler
 from foundry_ray.search.space import load_space
-from foundry_ray.types import ImageSchema, ProfiledModel, Reach, SearchSpace, SpaceProfile, StudyEffort
+from foundry_ray.types import ProfiledModel, Reach, Schema, SearchSpace, SpaceProfile, StudyEffort
 
 if TYPE_CHECKING:
     from foundry_ray.search.profile.bench import Bench
@@ -31,7 +31,7 @@ _NUM_PHASES = 4
 _FEW = 0.05
 
 
-def profile_space(config: PipelineConfig, schema: ImageSchema, around: Circumstances, tools: Tools) -> SpaceProfile:
+def profile_space(config: PipelineConfig, schema: Schema, around: Circumstances, tools: Tools) -> SpaceProfile:
     """Sample, count, export, measure, and time a few training steps: under a minute, where the models are small.
 
     Raises:

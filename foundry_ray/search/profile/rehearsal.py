@@ -20,7 +20,7 @@ from foundry_ray.search.isolation import isolated
 from foundry_ray.search.profile.sampled import Sampled
 from foundry_ray.search.profile.tools import Tools
 from foundry_ray.search.trial import TrialContext, TrialRunner
-from foundry_ray.types import ImageSchema, Preprocessing
+from foundry_ray.types import ImageSchema, Preprocessing, Schema
 
 _CALIBRATION_ROWS = 16
 _MACS = 2e10
@@ -50,9 +50,9 @@ def as_in_a_trial(seed: int) -> Iterator[None]:
         yield
 
 
-def made_up(config: PipelineConfig, schema: ImageSchema) -> TrialContext:
+def made_up(config: PipelineConfig, schema: Schema) -> TrialContext:
     """What the trials of this pipeline would share, with a teacher that was never trained, and a few rows of noise."""
-    middle = Preprocessing(mean=(127.5,) * schema.channels, std=(64.0,) * schema.channels)
+    middle = Preprocessing(mean=(127.5,) * schema.channels, std=(64.0,) * schema.channels) if isinstance(schema, ImageSchema) else None
     teacher = models.build(config.teacher.model, schema, middle, seed=config.seed)
     return TrialContext(
         train=_noise(schema, _CALIBRATION_ROWS),
@@ -112,10 +112,13 @@ def _most(macs: float, limit: int) -> int:
     return max(1, min(limit, int(_MACS / max(macs, 1.0))))
 
 
-def _noise(schema: ImageSchema, num_rows: int) -> Split:
+def _noise(schema: Schema, num_rows: int) -> Split:
     generator = np.random.default_rng(num_rows)
-    pixels_NCHW = generator.integers(0, 256, (num_rows, *schema.shape), dtype=np.uint8)
-    return Split(inputs_N=pixels_NCHW, labels_N=generator.integers(0, len(schema.classes), num_rows))
+    if isinstance(schema, ImageSchema):
+        inputs_N = generator.integers(0, 256, (num_rows, *schema.shape), dtype=np.uint8)
+    else:
+        inputs_N = generator.integers(0, schema.vocab_size, (num_rows, *schema.shape))
+    return Split(inputs_N=inputs_N, labels_N=generator.integers(0, len(schema.classes), num_rows))
 
 
 def _no_answers(train: Split, context: TrialContext) -> np.ndarray:

@@ -11,7 +11,7 @@ from foundry_ray.config import StudentConfig
 from foundry_ray.data.loading import Split
 from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
 from foundry_ray.search.constraints import Constraint
-from foundry_ray.types import ImageSchema, Json
+from foundry_ray.types import Json, Schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class TrialContext:
     teacher_description: Json
     teacher_tensors: bytes
     family: str
-    schema: ImageSchema
+    schema: Schema
     task: str
     augment: tuple[str, ...]
     student: StudentConfig
@@ -59,8 +59,8 @@ class TrialContext:
 
     @property
     def calibration(self) -> np.ndarray:
-        """Training rows (N, C, H, W) that set int8 ranges."""
-        return self.train.images_NCHW[: self.student.calibration_rows]
+        """Training rows that set int8 ranges."""
+        return self.train.inputs_N[: self.student.calibration_rows]
 
     @property
     def num_bytes(self) -> int:
