@@ -49,6 +49,21 @@ class Averaged:
             else:
                 self.buffers[name].copy_(buffer)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The averaged weights by name, live and in their shapes, of an engine that holds all of them."""
+        shapes = {name: param.shape for name, param in self._engine.model.named_parameters()}
+        return {fragment.name: fragment.tensor.view(shapes[fragment.name]) for fragment in self.fragments}
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """What the model answers with the average, in eval mode; the engine's weights stay where they are, and it holds all of them."""
+        model = self._engine.model
+        was_training = model.training
+        outputs: Tensor = torch.func.functional_call(model.eval(), {**self.tensors, **self.buffers}, (inputs,))
+        model.train(was_training)
+        return outputs
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """While this lasts, the engine computes with the average; afterwards with its own weights again, to the bit. All ranks enter it.

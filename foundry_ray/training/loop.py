@@ -1,9 +1,9 @@
 """The training loop, in pure torch: no Ray, no DeepSpeed, no clock or randomness of its own.
 
 One call of `run_epoch` trains an epoch, or the rest of one, and judges it on val. Order, augmentation, mixing and dropout are functions of
-(seed, step), so weights, optimizer, average and the step number are all that exact resume needs. Judging happens on the averaged weights, and
-through `eval_transform`: on what would be shipped. Every rank runs its own Loop over the same job; what one rank decides, all do at the
-next pulse. Shapes: N rows, B batch.
+(seed, step), so weights, optimizer, average, what lies between a teacher's layers and the student's, and the step number are all that exact resume
+needs. Judging happens on the averaged weights, and through `eval_transform`: on what would be shipped. Every rank runs its own Loop over the same
+job; what one rank decides, all do at the next pulse. Shapes: N rows, B batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from foundry_ray.config import TrainConfig
 from foundry_ray.data.order import epoch_batches
 from foundry_ray.errors import Diverged
-from foundry_ray.protocols import Clock, Engine, Reporter, Task, TrainingAid
+from foundry_ray.protocols import ActsOnAverage, Clock, Engine, Reporter, Task, TrainingAid
 from foundry_ray.training import stopping
 from foundry_ray.training.averaging import Averaged, average_buffers
 from foundry_ray.training.feed import Batch, DistilTargets, Feed, TensorSplit
@@ -32,6 +32,7 @@ from foundry_ray.training.pulse import Pulse
 from foundry_ray.training.randomness import own_randomness, reseed
 from foundry_ray.training.schedules import lr_at
 from foundry_ray.training.state import LoopState
+from foundry_ray.training.teaching import Distil, lessons_for
 from foundry_ray.types import Json
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class FitJob:
     split_val: TensorSplit
     augment: tuple[str, ...] = ()
     seed: int = 0
-    distil: DistilTargets | None = None
+    distil: Distil | None = None
     eval_transform: Callable[[nn.Module], nn.Module] | None = None
     micro_batch_size: int | None = None
     aids: tuple[TrainingAid, ...] = ()
@@ -122,8 +123,9 @@ class Loop:
         assert not job.aids or engine.world_size == 1, "aids write to whole tensors, which an engine of many ranks shares out"
         for aid in job.aids:
             aid.attach(engine.model)
-        self._feed = Feed(job.split_train, ops=job.augment, seed=job.seed, distil=job.distil, device=engine.device)
+        self._feed = _feed(job, engine.device)
         self._average = Averaged(engine, job.train.ema_decay) if job.train.ema_decay > 0 else None
+        self._lessons = lessons_for(job.distil, engine, self._average, train=job.train, sample=self._feed.sample, seed=job.seed)
         self._steps_per_epoch = job.split_train.num_rows // job.train.batch_size
         self._sums = torch.zeros(2, dtype=torch.float64)  # of this epoch's losses, and how many they are
         meter = meter or Meter(clock=clock, device=engine.device, world_size=engine.world_size)
@@ -201,6 +203,7 @@ class Loop:
             "engine": dict(engine.scalars()),
             "grad_norm": engine.grad_norm if math.isfinite(engine.grad_norm) else None,
         }
+        own |= {f"lessons/{name}": tensor for name, tensor in self._lessons.tensors().items()} if self._lessons else {}
         return LoopState(document=document, fragments=(*fragments, *(average.fragments if average else ())), own={**own, "sums": self._sums})
 
     def restored(self, document: Mapping[str, Json]) -> None:
@@ -211,6 +214,8 @@ class Loop:
         self._grad_norm = norm if isinstance(norm, float) else math.nan
         self._engine.load_scalars(cast("dict[str, float]", document["engine"]))
         self._engine.refresh()
+        if self._lessons is not None:
+            self._lessons.restored(int(self._engine.scalars()["num_steps"]))
         self._pulse.restart(self.step)
 
     def _num_plateaus(self) -> int:
@@ -261,23 +266,40 @@ class Loop:
             engine.backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a share has rows"
+        scalars = engine.scalars() if self._lessons else {}
         if not engine.step(lr):
             self._skipped(float(total) * micro / share)
             return None
         self._num_overflows = 0
-        for aid in job.aids:
-            aid.after_step((self.step + 1) / self.num_steps)
-        if self._average is not None:
-            self._average.update(self.step)
+        if self._lessons is not None:
+            self._lessons.step(lr, scalars=scalars)
+        self._settle()
         return total * (micro / share)
 
+    def _settle(self) -> None:
+        """The weights were changed: what follows from that."""
+        for aid in self._job.aids:
+            aid.after_step((self.step + 1) / self.num_steps)
+        if self._average is None:
+            return
+        self._average.update(self.step)
+        for aid in self._job.aids:
+            if isinstance(aid, ActsOnAverage):
+                aid.after_average(self._average.tensors)
+
     def _loss(self, batch: Batch) -> Tensor:
-        job = self._job
-        outputs = self._engine.forward(batch.inputs)
-        return training_loss(job.task, outputs, batch, label_smoothing=job.train.label_smoothing, distil=job.distil)
+        job, distance = self._job, None
+        if self._lessons is not None:
+            outputs, batch, distance = self._lessons.forward(batch)
+        else:
+            outputs = self._engine.forward(batch.inputs)
+        loss = training_loss(job.task, outputs, batch, label_smoothing=job.train.label_smoothing, distil=job.distil)
+        return loss if distance is None else loss + distance
 
     def _skipped(self, loss: float) -> None:
         """All ranks skipped the step: a gradient is no number. That is fp16's to mend, by a smaller loss scale, unless a loss is none either."""
+        if self._lessons is not None:
+            self._lessons.skip()
         mean = self._engine.reduce([loss])[0] / self._engine.world_size
         if not math.isfinite(mean):
             raise _diverged("loss at", self.step, mean)
@@ -344,6 +366,13 @@ class _Losses:
             self._sums += torch.tensor([value, 1.0], dtype=torch.float64)
             self._step += 1
         self._pending.clear()
+
+
+def _feed(job: FitJob, device: str) -> Feed:
+    distil = job.distil
+    cached = distil if isinstance(distil, DistilTargets) else None
+    uses_labels = distil is None or distil.uses_labels
+    return Feed(job.split_train, ops=job.augment, seed=job.seed, distil=cached, device=device, is_taught=distil is not None, uses_labels=uses_labels)
 
 
 @torch.inference_mode()
