@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from foundry_ray.compression.tracing import blank
 from foundry_ray.types import Schema
 
 if TYPE_CHECKING:
@@ -13,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Cost(NamedTuple):
-    """`num_params`: elements of all parameters. `num_macs`: multiply-accumulates of one sample in convolutions and linear layers."""
+    """`num_params`: elements of all parameters. `num_macs`: multiply-accumulates of one sample in convolutions, linear and recurrent layers, and
+    in the products of activations with each other, as attention has them."""
 
     num_params: int
     num_macs: int
@@ -29,15 +33,12 @@ class LayerCost(NamedTuple):
 
 
 def cost(model: nn.Module, schema: Schema) -> Cost:
-    """Count a model by one forward pass of one blank image or of token 0 throughout, in evaluation mode; the model is left as it was.
-
-    Products of activations with each other, as in attention, are not counted.
-    """
+    """Count a model by one forward pass of one blank image or of token 0 throughout, in evaluation mode; the model is left as it was."""
     return Cost(num_params=sum(item.numel() for item in model.parameters()), num_macs=sum(_macs(model, schema).values()))
 
 
 def layer_costs(model: nn.Module, schema: Schema) -> tuple[LayerCost, ...]:
-    """The layers that have parameters of their own, in the model's order; they sum up to `cost`."""
+    """The layers that have parameters of their own, or multiply activations, in the model's order; they sum up to `cost`."""
     macs = _macs(model, schema)
     counted: set[int] = set()
     layers = []
@@ -55,13 +56,13 @@ def _macs(model: nn.Module, schema: Schema) -> dict[nn.Module, int]:
     import torch
 
     macs: dict[nn.Module, int] = {}
-    handles = [handle for module in model.modules() for handle in _watch(module, macs)]
+    at_work: list[nn.Module] = []
+    handles = [handle for module in model.modules() for handle in _watch(module, macs, at_work)]
     was_training = model.training
-    parameter = next(model.parameters())
     try:
-        with torch.no_grad():
-            dtype = parameter.dtype if schema.kind == "images" else torch.int64
-            model.eval()(torch.zeros((1, *schema.shape), device=parameter.device, dtype=dtype))
+        # without the fast path of nn.MultiheadAttention, which computes all at once and shows nothing
+        with torch.no_grad(), _functions(macs, at_work), _no_fast_path():
+            model.eval()(blank(model, schema))
     finally:
         model.train(was_training)
         for handle in handles:
@@ -69,15 +70,71 @@ def _macs(model: nn.Module, schema: Schema) -> dict[nn.Module, int]:
     return macs
 
 
-def _watch(module: nn.Module, macs: dict[nn.Module, int]) -> list[RemovableHandle]:
-    """One product per output element and per element of the filter that makes it."""
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _watch(module: nn.Module, macs: dict[nn.Module, int], at_work: list[nn.Module]) -> list[RemovableHandle]:
+    """Who is at work; and of convolutions one product per output element and element of the filter, of recurrent layers per step and weight."""
     from torch import nn
 
-    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-        return []
-    per_output = math.prod(module.weight.shape[1:])
+    def _begin(called: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+        at_work.append(called)
 
-    def _count(called: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        macs[called] = macs.get(called, 0) + output.numel() * per_output
+    def _end(called: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        at_work.pop()
+        if isinstance(called, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            macs[called] = macs.get(called, 0) + output.numel() * math.prod(called.weight.shape[1:])
+        if isinstance(called, nn.RNNBase):
+            num_steps = inputs[0].numel() // inputs[0].shape[-1]
+            weights = sum(weight.numel() for weight in called.parameters() if weight.dim() == 2)
+            macs[called] = macs.get(called, 0) + num_steps * weights
 
-    return [module.register_forward_hook(_count)]
+    return [module.register_forward_pre_hook(_begin), module.register_forward_hook(_end)]
+
+
+def _functions(macs: dict[nn.Module, int], at_work: list[nn.Module]) -> AbstractContextManager[object]:
+    """Counts the products of functions, for the innermost module that is at work."""
+    from torch.overrides import TorchFunctionMode
+
+    class _Counting(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., object], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> object:
+            result = func(*args, **(kwargs or {}))
+            count = _PRODUCTS.get(getattr(func, "__name__", ""))
+            if count is not None and at_work:
+                macs[at_work[-1]] = macs.get(at_work[-1], 0) + count(*args[:3], result)
+            return result
+
+    return _Counting()
+
+
+def _linear(x: Tensor, weight: Tensor, *rest: Tensor) -> int:
+    return x.numel() * weight.shape[0]
+
+
+def _matmul(left: Tensor, right: Tensor, *rest: Tensor) -> int:
+    return rest[-1].numel() * left.shape[-1]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, result: Tensor) -> int:
+    """q k^T, and its softmax times v; query (..., T, d), key (..., S, d)."""
+    return query.numel() * key.shape[-2] + result.numel() * key.shape[-2]
+
+
+_PRODUCTS: dict[str, Callable[..., int]] = {
+    "linear": _linear,
+    "matmul": _matmul,
+    "__matmul__": _matmul,
+    "bmm": _matmul,
+    "scaled_dot_product_attention": _attention,
+}

@@ -44,8 +44,21 @@ class GraphWriter:
         from onnx import numpy_helper
 
         if name not in self.weights:
-            self.weights[name] = numpy_helper.from_array(tensor.detach().float().contiguous().numpy(), name)
+            kept = tensor.detach()
+            kept = kept.float() if kept.is_floating_point() else kept
+            self.weights[name] = numpy_helper.from_array(kept.contiguous().numpy(), name)
         return name
+
+    def rank(self, node: fx.Node, unknown: int = 2) -> int:
+        """Dimensions of what a traced node gives, as `shapes` found them."""
+        shape = node.meta.get("shape")
+        return unknown if shape is None else len(shape)
+
+    def integers(self, name: str, values: Sequence[int]) -> str:
+        """Keep whole numbers (axes, a shape) in the file; returns their name."""
+        import torch
+
+        return self.weight(name, torch.tensor(list(values), dtype=torch.int64))
 
     def operand(self, value: object, like: str) -> str:
         """The name of an argument: a node's own, or that of a new constant."""
@@ -85,21 +98,26 @@ def _attribute(traced: fx.GraphModule, path: str) -> Tensor:
     return value
 
 
-def _module(*names: str) -> Callable[[Callable[[GraphWriter, fx.Node, str, Any], None]], None]:
+def module_rule(*names: str) -> Callable[[Callable[[GraphWriter, fx.Node, str, Any], None]], None]:
+    """Register a rule for modules of these class names."""
+
     def _keep(rule: Callable[[GraphWriter, fx.Node, str, Any], None]) -> None:
         MODULES.update(dict.fromkeys(names, rule))
 
     return _keep
 
 
-def _function(*names: str) -> Callable[[Emit], None]:
+def function_rule(*names: str) -> Callable[[Emit], None]:
+    """Register a rule for functions and methods of these names."""
+
     def _keep(rule: Emit) -> None:
         FUNCTIONS.update(dict.fromkeys(names, rule))
 
     return _keep
 
 
-def _source(node: fx.Node) -> str:
+def source_of(node: fx.Node) -> str:
+    """The name of what a node reads first. Raises Unsupported."""
     from torch import fx
 
     if not node.args or not isinstance(node.args[0], fx.Node):
@@ -115,26 +133,33 @@ def _pair(value: object) -> list[int]:
     raise Unsupported(f"a window of {value!r}")
 
 
-@_module("Conv2d")
+@module_rule("Conv2d")
 def _conv(writer: GraphWriter, node: fx.Node, out: str, module: nn.Conv2d) -> None:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise Unsupported(f"padding {module.padding_mode} {module.padding!r}")
-    inputs = [_source(node), writer.weight(f"{node.target}.weight", module.weight)]
+    inputs = [source_of(node), writer.weight(f"{node.target}.weight", module.weight)]
     if module.bias is not None:
         inputs.append(writer.weight(f"{node.target}.bias", module.bias))
     sizes = {"kernel_shape": _pair(module.kernel_size), "strides": _pair(module.stride), "dilations": _pair(module.dilation)}
     writer.emit("Conv", inputs, out, pads=_pair(module.padding) * 2, group=module.groups, **sizes)
 
 
-@_module("Linear")
+@module_rule("Linear")
 def _linear(writer: GraphWriter, node: fx.Node, out: str, module: nn.Linear) -> None:
-    inputs = [_source(node), writer.weight(f"{node.target}.weight", module.weight)]
+    source = source_of(node)
+    if writer.rank(node) != 2:  # a Gemm takes matrices alone
+        product = out if module.bias is None else f"{out}/product"
+        writer.emit("MatMul", [source, writer.weight(f"{node.target}.weight", module.weight.T)], product)
+        if module.bias is not None:
+            writer.emit("Add", [product, writer.weight(f"{node.target}.bias", module.bias)], out)
+        return
+    inputs = [source, writer.weight(f"{node.target}.weight", module.weight)]
     if module.bias is not None:
         inputs.append(writer.weight(f"{node.target}.bias", module.bias))
     writer.emit("Gemm", inputs, out, transB=1)
 
 
-@_module("BatchNorm2d")
+@module_rule("BatchNorm2d")
 def _batch_norm(writer: GraphWriter, node: fx.Node, out: str, module: nn.BatchNorm2d) -> None:
     import torch
 
@@ -148,82 +173,95 @@ def _batch_norm(writer: GraphWriter, node: fx.Node, out: str, module: nn.BatchNo
         "running_var": module.running_var,
     }
     inputs = [writer.weight(f"{node.target}.{name}", tensor) for name, tensor in tensors.items()]
-    writer.emit("BatchNormalization", [_source(node), *inputs], out, epsilon=module.eps)
+    writer.emit("BatchNormalization", [source_of(node), *inputs], out, epsilon=module.eps)
 
 
-@_module("ReLU")
+@module_rule("ReLU")
 def _relu_module(writer: GraphWriter, node: fx.Node, out: str, _: nn.Module) -> None:
-    writer.emit("Relu", [_source(node)], out)
+    writer.emit("Relu", [source_of(node)], out)
 
 
-@_module("Identity", "Dropout", "Dropout2d")
+@module_rule("Identity", "Dropout", "Dropout2d")
 def _identity_module(writer: GraphWriter, node: fx.Node, out: str, _: nn.Module) -> None:
-    writer.emit("Identity", [_source(node)], out)
+    writer.emit("Identity", [source_of(node)], out)
 
 
-@_module("MaxPool2d")
+@module_rule("MaxPool2d")
 def _max_pool(writer: GraphWriter, node: fx.Node, out: str, module: nn.MaxPool2d) -> None:
     if module.ceil_mode or module.return_indices or _pair(module.dilation) != [1, 1]:
         raise Unsupported("a max pool with ceil mode, indices or dilation")
     pads = _pair(module.padding) * 2
-    writer.emit("MaxPool", [_source(node)], out, kernel_shape=_pair(module.kernel_size), strides=_pair(module.stride), pads=pads)
+    writer.emit("MaxPool", [source_of(node)], out, kernel_shape=_pair(module.kernel_size), strides=_pair(module.stride), pads=pads)
 
 
-@_module("AvgPool2d")
+@module_rule("AvgPool2d")
 def _avg_pool(writer: GraphWriter, node: fx.Node, out: str, module: nn.AvgPool2d) -> None:
     if module.ceil_mode or module.divisor_override or _pair(module.padding) != [0, 0]:
         raise Unsupported("an average pool with ceil mode, divisor or padding")
-    writer.emit("AveragePool", [_source(node)], out, kernel_shape=_pair(module.kernel_size), strides=_pair(module.stride))
+    writer.emit("AveragePool", [source_of(node)], out, kernel_shape=_pair(module.kernel_size), strides=_pair(module.stride))
 
 
-@_module("AdaptiveAvgPool2d")
+@module_rule("AdaptiveAvgPool2d")
 def _global_pool(writer: GraphWriter, node: fx.Node, out: str, module: nn.AdaptiveAvgPool2d) -> None:
     if module.output_size not in (1, (1, 1)):
         raise Unsupported(f"an adaptive pool to {module.output_size}")
-    writer.emit("GlobalAveragePool", [_source(node)], out)
+    writer.emit("GlobalAveragePool", [source_of(node)], out)
 
 
-@_module("Flatten")
+@module_rule("Flatten")
 def _flatten_module(writer: GraphWriter, node: fx.Node, out: str, module: nn.Flatten) -> None:
     if (module.start_dim, module.end_dim) != (1, -1):
         raise Unsupported("a partial flatten")
-    writer.emit("Flatten", [_source(node)], out, axis=1)
+    writer.emit("Flatten", [source_of(node)], out, axis=1)
 
 
-@_function("flatten")
+@function_rule("flatten")
 def _flatten(writer: GraphWriter, node: fx.Node, out: str) -> None:
     start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-    if start != 1 or len(node.args) > 2 or "end_dim" in node.kwargs:
-        raise Unsupported("a partial flatten")
-    writer.emit("Flatten", [_source(node)], out, axis=1)
+    if start not in (1, 2) or len(node.args) > 2 or "end_dim" in node.kwargs:
+        raise Unsupported("a flatten of a part in the middle")
+    if start == 1:
+        writer.emit("Flatten", [source_of(node)], out, axis=1)
+    else:
+        writer.emit("Reshape", [source_of(node), writer.integers(f"{out}/shape", [0, 0, -1])], out)
 
 
-@_function("relu")
+@function_rule("relu")
 def _relu(writer: GraphWriter, node: fx.Node, out: str) -> None:
-    writer.emit("Relu", [_source(node)], out)
+    writer.emit("Relu", [source_of(node)], out)
 
 
-@_function("float", "contiguous")
+@function_rule("float", "contiguous")
 def _identity(writer: GraphWriter, node: fx.Node, out: str) -> None:
-    writer.emit("Identity", [_source(node)], out)
+    writer.emit("Identity", [source_of(node)], out)
 
 
-@_function("adaptive_avg_pool2d")
+@function_rule("adaptive_avg_pool2d")
 def _adaptive(writer: GraphWriter, node: fx.Node, out: str) -> None:
     if (node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")) not in (1, (1, 1)):
         raise Unsupported("an adaptive pool to more than one pixel")
-    writer.emit("GlobalAveragePool", [_source(node)], out)
+    writer.emit("GlobalAveragePool", [source_of(node)], out)
 
 
-@_function("mean")
+@function_rule("mean")
 def _mean(writer: GraphWriter, node: fx.Node, out: str) -> None:
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    if not isinstance(dims, (tuple, list)) or sorted(dims) not in ([2, 3], [-2, -1]):
-        raise Unsupported(f"a mean over {dims}")
-    keep = bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
-    writer.emit("GlobalAveragePool", [_source(node)], out if keep else f"{out}/pooled")
+    dims, keep = dims_of(node)
+    if sorted(dims) not in ([2, 3], [-2, -1]):
+        writer.emit("ReduceMean", [source_of(node), writer.integers(f"{out}/dims", dims)], out, keepdims=int(keep))
+        return
+    writer.emit("GlobalAveragePool", [source_of(node)], out if keep else f"{out}/pooled")
     if not keep:
         writer.emit("Flatten", [f"{out}/pooled"], out, axis=1)
+
+
+def dims_of(node: fx.Node) -> tuple[list[int], bool]:
+    """The dimensions that a reduction takes, and whether it keeps them. Raises Unsupported."""
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if isinstance(dims, int):
+        dims = (dims,)
+    if not isinstance(dims, (tuple, list)) or not all(isinstance(dim, int) for dim in dims):
+        raise Unsupported(f"a reduction over {dims}")
+    return [int(dim) for dim in dims if isinstance(dim, int)], bool(node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False))
 
 
 def _binary(op_type: str) -> Emit:
@@ -237,4 +275,4 @@ def _binary(op_type: str) -> Emit:
 
 
 for _name in ("add", "sub", "mul", "div"):
-    _function(_name)(_binary(_name.capitalize()))
+    function_rule(_name)(_binary(_name.capitalize()))

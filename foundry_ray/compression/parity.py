@@ -36,15 +36,16 @@ class Parity:
     num_rows: int
 
 
-def check_export(model: nn.Module, onnx: bytes, images_NCHW: np.ndarray) -> Parity:
+def check_export(model: nn.Module, onnx: bytes, rows_N: np.ndarray) -> Parity:
     """Prove (b) on some rows, on the CPU: a GPU's convolutions round to TF32, which is coarser than the tolerance. Raises ParityFailed."""
     import numpy as np
     import torch
 
     reference = copy.deepcopy(model).cpu().eval()
     with torch.inference_mode():
-        expected = reference(torch.from_numpy(images_NCHW).float()).float().numpy()
-    actual = run_batched(open_runtime(onnx), images_NCHW)
+        rows = torch.from_numpy(rows_N)
+        expected = reference(rows.float() if rows.dtype == torch.uint8 else rows).float().numpy()
+    actual = run_batched(open_runtime(onnx), rows_N)
     spread = float(np.ptp(expected)) or 1.0
     difference = float(np.abs(actual - expected).max()) / spread
     if not difference <= TOLERANCE_RATIO:
@@ -54,7 +55,7 @@ def check_export(model: nn.Module, onnx: bytes, images_NCHW: np.ndarray) -> Pari
             max_abs_diff=difference,
             tolerance=TOLERANCE_RATIO,
         )
-    return Parity(max_abs_ratio=difference, num_rows=len(images_NCHW))
+    return Parity(max_abs_ratio=difference, num_rows=len(rows_N))
 
 
 def check_replay(onnx: bytes, images_NCHW: np.ndarray, choice: RuntimeChoice) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import fx, nn
+    from torch import Tensor, fx, nn
+
+    from foundry_ray.types import Schema
 
 
 def folded(model: nn.Module) -> fx.GraphModule | None:
@@ -33,21 +36,53 @@ def folded(model: nn.Module) -> fx.GraphModule | None:
 
 
 def _fold(traced: fx.GraphModule, modules: dict[str, nn.Module], node: fx.Node) -> None:
-    from torch import fx, nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    norm = modules.get(str(node.target)) if node.op == "call_module" else None
-    source = node.args[0] if node.args else None
-    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(source, fx.Node) or source.op != "call_module":
+    source = folds_into(node, modules)
+    if source is None:
         return
-    conv = modules[str(source.target)]
-    if not isinstance(conv, nn.Conv2d) or len(source.users) != 1 or norm.running_mean is None:
-        return
-    fused = fuse_conv_bn_eval(conv, norm)
+    fused = fuse_conv_bn_eval(modules[str(source.target)], modules[str(node.target)])
     traced.set_submodule(str(source.target), fused)
     modules[str(source.target)] = fused
     node.replace_all_uses_with(source)
     traced.graph.erase_node(node)
+
+
+def folds_into(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
+    """The convolution that a node's batch norm is folded into; None where it is no batch norm, or cannot be."""
+    from torch import fx, nn
+
+    norm = modules.get(str(node.target)) if node.op == "call_module" else None
+    source = node.args[0] if node.args else None
+    if not isinstance(norm, nn.BatchNorm2d) or not isinstance(source, fx.Node) or source.op != "call_module":
+        return None
+    is_alone = isinstance(modules[str(source.target)], nn.Conv2d) and len(source.users) == 1
+    return source if is_alone and norm.running_mean is not None else None
+
+
+def blank(model: nn.Module, schema: Schema, *, num_rows: int = 1) -> Tensor:
+    """Blank images, or token 0 throughout, where `model` is."""
+    import torch
+
+    parameter = next(model.parameters())
+    dtype = parameter.dtype if schema.kind == "images" else torch.int64
+    return torch.zeros((num_rows, *schema.shape), device=parameter.device, dtype=dtype)
+
+
+def note_shapes(traced: fx.GraphModule, schema: Schema) -> None:
+    """Write the shape that each node gives into its notes, by one pass of two blank rows."""
+    import torch
+    from torch import Tensor, fx
+
+    class _Shapes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                n.meta["shape"] = tuple(value.shape)
+            return value
+
+    with torch.inference_mode():
+        _Shapes(traced).run(blank(traced, schema, num_rows=2))
 
 
 def operator_name(node: fx.Node) -> str:

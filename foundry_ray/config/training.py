@@ -24,10 +24,16 @@ Schedule = Literal["one_cycle", "cosine", "linear", "plateau", "constant"]
 class ModelConfig(Section):
     """A model of a registered family, sized by numbers, or one of the user's own."""
 
-    family: str = Field("resnet", description="A registered model family, or import:package.module:factory.")
-    width: int = Field(32, ge=2, le=1024, description="Channels of the first stage.")
-    depth: int = Field(2, ge=1, le=32, description="Blocks per stage.")
-    params: Mapping[str, JsonValue] = Field({}, description="Keyword arguments of an imported factory; width and depth are not passed to it.")
+    family: str = Field(
+        "resnet", description="cnn, resnet, mlp, rnn, transformer, pretrained or another registered family, or import:package.module:factory."
+    )
+    width: int = Field(32, ge=2, le=1024, description="Channels of the first stage, units of a layer, or the width of the residual stream.")
+    depth: int = Field(2, ge=1, le=32, description="Blocks per stage, or layers.")
+    params: Mapping[str, JsonValue] = Field(
+        {},
+        description="What else a family takes: cell (rnn), heads and patch (transformer), source (pretrained); or the keyword arguments of an "
+        "imported factory, to which width and depth are not passed.",
+    )
 
     @model_validator(mode="after")
     def _sizes_have_a_reader(self) -> ModelConfig:
@@ -35,8 +41,6 @@ class ModelConfig(Section):
         sizes = [f"{name} {value}" for name in ("width", "depth") if (value := getattr(self, name)) != fields[name].default]
         if self.family.startswith(IMPORT) and sizes:
             raise ValueError(f"family is {self.family} with {' and '.join(sizes)}; a factory gets `params` alone")
-        if self.params and not self.family.startswith(IMPORT):
-            raise ValueError(f"family is {self.family} with params {', '.join(self.params)}; only an imported factory takes them")
         return self
 
 

@@ -4,7 +4,8 @@ Decides: how a family is found, built, described and rebuilt. Leaves to others: 
 package imports no torch.
 
 Every model takes inputs as they are stored: images as float tensors of raw pixels (0..255), which the shipped families normalise inside with
-the statistics of the training split; or token ids, which `import:package.module:factory` brings a model for (`imported` says what it must be).
+the statistics of the training split; or token ids, of which families classify whole rows. `import:package.module:factory` brings any other model
+(`imported` says what it must be).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.config import ModelConfig
 from foundry_ray.errors import ArtifactCorrupt, ConfigError, OutOfRange
+from foundry_ray.models.sizes import UNSIZED, check_size
 from foundry_ray.plugins import IMPORT, Plugins
 from foundry_ray.protocols import ArtifactStore, ModelFamily
 from foundry_ray.schemas import images_only
@@ -38,7 +40,9 @@ __all__ = [
     "tensors_to_bytes",
 ]
 
-_SHIPPED = {"cnn": "foundry_ray.models.cnn", "resnet": "foundry_ray.models.resnet"}
+_SHIPPED = {name: f"foundry_ray.models.{name}" for name in ("cnn", "resnet", "mlp", "rnn", "transformer", "pretrained")}
+_ON_IMAGES = ("cnn", "resnet")
+_REPLACED = "replaced"
 _families: Plugins[ModelFamily] = Plugins("model family", "foundry_ray.models", _SHIPPED)
 register = _families.register
 names = _families.names
@@ -73,8 +77,20 @@ def check(config: ModelConfig, schema: Schema | None = None) -> None:
         hint = "name one of these under `teacher.model.family`, or your own as import:package.module:factory."
         message = f"teacher.model.family is {config.family!r}, but must be one of {known}."
         raise OutOfRange(message, hint=hint, key="teacher.model.family", value=config.family)
-    elif config.family in _SHIPPED and schema is not None:
-        images_only(schema, what=f"model family {config.family}", hint="set `teacher.model.family: import:package.module:factory`.")
+    elif config.family in _SHIPPED:
+        check_size(config.family, _params(config))
+        _check_unread(config)
+        if config.family in _ON_IMAGES and schema is not None:
+            images_only(schema, what=f"model family {config.family}")
+
+
+def _check_unread(config: ModelConfig) -> None:
+    """Refuse sizes that nobody reads."""
+    fields = ModelConfig.model_fields
+    sizes = [f"{name} {value}" for name in ("width", "depth") if (value := getattr(config, name)) != fields[name].default]
+    if config.family in UNSIZED and sizes:
+        message = f"teacher.model is of family {config.family} with {' and '.join(sizes)}, but a checkpoint brings its own size."
+        raise ConfigError(message, hint="leave them out; `shrink` in the search space makes it smaller.")
 
 
 def build(config: ModelConfig, schema: Schema, preprocessing: Preprocessing | None, *, seed: int) -> nn.Module:
@@ -90,19 +106,29 @@ def build(config: ModelConfig, schema: Schema, preprocessing: Preprocessing | No
     is_imported = config.family.startswith(IMPORT)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get(config.family).build(schema, config.params if is_imported else {"width": config.width, "depth": config.depth})
+        model = get(config.family).build(schema, _params(config))
     if preprocessing is not None and (not is_imported or any(isinstance(module, Normalize) for module in model.modules())):
         set_preprocessing(model, preprocessing)
     return model
 
 
+def _params(config: ModelConfig) -> Mapping[str, Json]:
+    """What a family is built with."""
+    has_own_size = config.family.startswith(IMPORT) or config.family in UNSIZED
+    return config.params if has_own_size else {"width": config.width, "depth": config.depth, **config.params}
+
+
 def describe(model: nn.Module) -> Json:
-    """The architecture of a model as JSON, read from its tensors, so that it is true after pruning too."""
+    """The architecture of a model as JSON, read from its tensors, so that it is true after pruning, trimming and factorising too."""
     family = getattr(model, "family", None)
     if not isinstance(family, str):
         known = ", ".join(names())
         raise ConfigError(f"{type(model).__name__} belongs to no model family, wanted one of {known}.", hint="build it with `models.build`.")
-    return get(family).describe(model)
+    from foundry_ray.models.replaced import replacements
+
+    description, replaced = get(family).describe(model), replacements(model)
+    assert isinstance(description, dict), "a description is an object"
+    return {**description, _REPLACED: replaced} if replaced else description
 
 
 def rebuild(description: Json) -> nn.Module:
@@ -114,7 +140,11 @@ def rebuild(description: Json) -> nn.Module:
     """
     if not isinstance(description, dict) or not isinstance(description.get("family"), str):
         raise ArtifactCorrupt("the architecture names no family, wanted the JSON that `models.describe` gives.", hint="make the model again.")
-    return get(typing.cast(str, description["family"])).rebuild(description)
+    from foundry_ray.models.replaced import replace_all
+
+    model = get(typing.cast(str, description["family"])).rebuild({name: value for name, value in description.items() if name != _REPLACED})
+    replace_all(model, typing.cast("list[Json]", description.get(_REPLACED, [])))
+    return model
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -7,14 +7,20 @@ Importance of a channel is the L2 norm of everything that makes or reads it, aft
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from foundry_ray.config import ModelConfig, parse_params
+from foundry_ray.config import Section, parse_params
 from foundry_ray.errors import ConfigError, RecipeInfeasible
+from foundry_ray.models.fronts import Reads
 from foundry_ray.models.layers import ConvNorm
+from foundry_ray.models.sizes import Size
 from foundry_ray.types import Json, Scalar
+
+S = TypeVar("S", bound=Section)
 
 
 def channel_importance(made_by: Iterable[Tensor], read_by: Iterable[Tensor]) -> Tensor:
@@ -46,17 +52,50 @@ def copy_linear(source: nn.Linear, target: nn.Linear, *, columns: Tensor) -> Non
         target.bias.copy_(source.bias.detach())
 
 
-def size_of(params: Mapping[str, Json], *, family: str) -> ModelConfig:
-    """Width and depth as a checked value. Raises OutOfRange or UnknownKey."""
-    return parse_params(ModelConfig, {**params, "family": family}, where=f"model family {family}")
+def copy_slice(source: nn.Linear, target: nn.Linear, *, rows: Tensor | None, columns: Tensor | None) -> None:
+    """Copy the slice (rows, columns) of a linear layer and the rows of its bias; None takes all."""
+    with torch.no_grad():
+        weight, bias = source.weight.detach(), source.bias.detach()
+        weight = weight if rows is None else weight[rows]
+        target.weight.copy_(weight if columns is None else weight[:, columns])
+        target.bias.copy_(bias if rows is None else bias[rows])
 
 
-def target_size(params: Mapping[str, Scalar], *, family: str) -> ModelConfig:
-    """As `size_of`, for a recipe's shrink step. Raises RecipeInfeasible."""
+def copy_columns(source: Tensor, target: Tensor, columns: Tensor) -> None:
+    """Copy the last dimension's slice of a table, a vector or a norm's scale."""
+    with torch.no_grad():
+        target.copy_(source.detach()[..., columns])
+
+
+def kept_channels(made_by: Iterable[Tensor], read_by: Iterable[Tensor], num_kept: int, *, what: str) -> Tensor:
+    """The strongest channels by everything that makes or reads them. Raises RecipeInfeasible where there are fewer than asked for."""
+    importance_C = channel_importance(made_by, read_by)
+    if len(importance_C) < num_kept:
+        raise infeasible(f"{what} wants {num_kept} channels, but the teacher's has {len(importance_C)}.")
+    return strongest(importance_C, num_kept)
+
+
+def with_vocabulary(reads: Reads, vocab_size: int) -> Reads:
+    """What a model reads, with as many rows as its embedding has now; 0 leaves images what they are."""
+    return replace(reads, vocab_size=vocab_size)
+
+
+def parsed(section: type[S], params: Mapping[str, Scalar], *, family: str) -> S:
+    """A family's numbers out of a recipe's shrink step. Raises RecipeInfeasible."""
     try:
-        return size_of(params, family=family)
+        return parse_params(section, params, where=f"model family {family}")
     except ConfigError as error:
         raise infeasible(error.message) from error
+
+
+def size_of(params: Mapping[str, Json], *, family: str) -> Size:
+    """Width and depth as a checked value. Raises OutOfRange or UnknownKey."""
+    return parse_params(Size, params, where=f"model family {family}")
+
+
+def target_size(params: Mapping[str, Scalar], *, family: str) -> Size:
+    """As `size_of`, for a recipe's shrink step. Raises RecipeInfeasible."""
+    return parsed(Size, params, family=family)
 
 
 def infeasible(reason: str) -> RecipeInfeasible:

@@ -1,0 +1,131 @@
+"""Layers that stand in the place of larger ones, in a model of any family: an embedding with fewer rows, an embedding or a linear layer of low rank.
+
+Each shows the tensor that it stands for as `weight`, so that a family reads its sizes off it as off the original; what a description says of
+them besides is where they stand, and how they are made again. Shapes: O outputs, I inputs, R rank, V tokens, D width, B batch, T places.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foundry_ray.errors import ArtifactCorrupt
+from foundry_ray.types import Json
+
+
+class TrimmedEmbedding(nn.Module):
+    """An embedding of few tokens that takes the ids of many: `places` says which row an id reads, and it travels with the model.
+
+    Args:
+        num_known: Ids that may come in.
+        num_rows: Rows that are left.
+        width: D.
+    """
+
+    places: Tensor
+
+    def __init__(self, num_known: int, num_rows: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.zeros(num_known, dtype=torch.int32))
+        self.table = nn.Embedding(num_rows, width)
+
+    @property
+    def weight(self) -> Tensor:
+        """(rows, D)."""
+        return typing.cast(Tensor, self.table.weight)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        vectors: Tensor = self.table(torch.take(self.places, ids_BT))
+        return vectors
+
+
+class LowRankEmbedding(nn.Module):
+    """An embedding (V, D) as (V, R) times (R, D): ALBERT, arXiv 1909.11942, section 3.1."""
+
+    def __init__(self, num_rows: int, rank: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(num_rows, rank)
+        self.project = nn.Linear(rank, width, bias=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """(V, D)."""
+        return functional.linear(self.table.weight, self.project.weight)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        vectors: Tensor = self.project(self.table(ids_BT))
+        return vectors
+
+
+class LowRankLinear(nn.Module):
+    """A linear layer (O, I) as (O, R) times (R, I)."""
+
+    def __init__(self, num_in: int, rank: int, num_out: int, *, bias: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(num_in, rank, bias=False)
+        self.second = nn.Linear(rank, num_out, bias=bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I)."""
+        return self.second.weight @ self.first.weight
+
+    @property
+    def out_features(self) -> int:
+        """O."""
+        return int(self.second.weight.shape[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: Tensor = self.second(self.first(x))
+        return given
+
+
+Replaced: typing.TypeAlias = TrimmedEmbedding | LowRankEmbedding | LowRankLinear
+
+
+def replacements(model: nn.Module) -> list[Json]:
+    """What stands where in a model, outer layers first: enough for `replace_all`."""
+    return [{"name": name, **_sizes(module)} for name, module in _found(model)]
+
+
+def replace_all(model: nn.Module, wanted: Sequence[Json]) -> None:
+    """Put layers where a description has them, with fresh weights. Raises ArtifactCorrupt where they do not fit the model."""
+    try:
+        for item in wanted:
+            fields = typing.cast("dict[str, typing.Any]", item)
+            model.set_submodule(fields["name"], _made(fields))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ArtifactCorrupt(f"architecture: a replaced layer cannot be made again: {error}.", hint="make the model again.") from error
+
+
+def _found(model: nn.Module) -> Iterator[tuple[str, Replaced]]:
+    for name, module in model.named_modules():
+        if isinstance(module, (TrimmedEmbedding, LowRankEmbedding, LowRankLinear)):
+            yield name, module
+
+
+def _sizes(module: Replaced) -> dict[str, Json]:
+    if isinstance(module, TrimmedEmbedding):
+        num_rows, width = module.weight.shape
+        return {"kind": "trimmed_embedding", "known": len(module.places), "rows": num_rows, "width": width}
+    if isinstance(module, LowRankEmbedding):
+        num_rows, rank = module.table.weight.shape
+        return {"kind": "low_rank_embedding", "rows": num_rows, "rank": rank, "width": module.project.weight.shape[0]}
+    num_out, rank = module.second.weight.shape
+    has_bias = module.second.bias is not None
+    return {"kind": "low_rank_linear", "in": module.first.weight.shape[1], "rank": rank, "out": num_out, "bias": has_bias}
+
+
+def _made(fields: dict[str, typing.Any]) -> Replaced:
+    kind = fields["kind"]
+    if kind == "trimmed_embedding":
+        return TrimmedEmbedding(fields["known"], fields["rows"], fields["width"])
+    if kind == "low_rank_embedding":
+        return LowRankEmbedding(fields["rows"], fields["rank"], fields["width"])
+    if kind == "low_rank_linear":
+        return LowRankLinear(fields["in"], fields["rank"], fields["out"], bias=fields["bias"])
+    raise ValueError(f"there is no layer {kind!r}")
