@@ -80,11 +80,14 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         ConfigError: Stages that are asked for work on images alone, or this machine lacks a tool.
         ResourcesUnavailable: The workers do not fit this machine, which is what trains.
     """
+    from foundry_ray.evaluation import check_gates
     from foundry_ray.runtime import local_head
     from foundry_ray.search.checks import check_imported, check_place
     from foundry_ray.search.space import load_space
     from foundry_ray.training.checks import check_machine
 
+    if until in (None, "evaluation", "registry", "serving"):
+        check_gates(config.gates, schema)
     if _searches(until):
         classes_only(schema, what="the search for a student")
         check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)

@@ -4,6 +4,7 @@ Decides: keys, defaults, ranges, units, what `scale` does, which fields are sema
 """
 
 from foundry_ray.config.environment import Settings, SigningKeys, settings, signing_keys
+from foundry_ray.config.gates import AttackGate, CorruptionGate, CorruptionKind, GatesConfig
 from foundry_ray.config.loading import load_config, overridden, parse_params, read_yaml, semantic, store_config, validate
 from foundry_ray.config.scale import apply_scale
 from foundry_ray.config.section import Section
@@ -11,7 +12,6 @@ from foundry_ray.config.sections import (
     BudgetConfig,
     CleanConfig,
     DataConfig,
-    GatesConfig,
     LatencyConfig,
     LimitsConfig,
     ObjectiveConfig,
@@ -27,6 +27,7 @@ from foundry_ray.config.sections import (
 )
 from foundry_ray.config.store import RetentionConfig, StoreConfig, StoreField
 from foundry_ray.config.training import (
+    AdversarialConfig,
     CheckpointConfig,
     DeepSpeedConfig,
     LossScaleConfig,
@@ -39,9 +40,13 @@ from foundry_ray.plugins import IMPORT
 
 __all__ = [
     "IMPORT",
+    "AdversarialConfig",
+    "AttackGate",
     "BudgetConfig",
     "CheckpointConfig",
     "CleanConfig",
+    "CorruptionGate",
+    "CorruptionKind",
     "DataConfig",
     "DeepSpeedConfig",
     "GatesConfig",

@@ -114,13 +114,18 @@ def validate(model: type[M], document: object, *, where: str) -> M:
 
 
 def semantic(section: BaseModel) -> dict[str, Json]:
-    """The fields of a section that change its result, as JSON: what a stage key is made of."""
+    """The fields of a section that change its result, as JSON: what a stage key is made of.
+
+    A field that came later (tagged so) enters where it is set, so that what was made before there was one keeps its key.
+    """
     kept: dict[str, Json] = {}
     for name, field in type(section).model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("execution"):
             continue
         value = getattr(section, name)
+        if isinstance(extra, dict) and extra.get("later") and value in (None, ()):
+            continue
         kept[name] = semantic(value) if isinstance(value, BaseModel) else _plain(value)
     return kept
 

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
+from foundry_ray.config.gates import GatesConfig
 from foundry_ray.config.section import Section
 from foundry_ray.config.store import StoreConfig, StoreField
-from foundry_ray.config.training import Precision, Schedule, TeacherConfig
+from foundry_ray.config.training import AdversarialConfig, Precision, Schedule, TeacherConfig
 
 Scale = Literal["smoke", "small", "full"]
 _EXECUTION: JsonDict = {"execution": True}
@@ -194,18 +195,9 @@ class StudentConfig(Section):
     )
     precision: Precision = Field("auto", description="As for the teacher.")
     ema_decay: float = Field(0.95, ge=0, lt=1, description="Averaged weights are what rungs judge, so that an unfinished schedule is judged fairly.")
+    adversarial: AdversarialConfig | None = Field(None, description="As for the teacher.", json_schema_extra={"later": True})
     target_views: int = Field(8, ge=1, le=256, description="Fixed augmented views per sample whose teacher logits are cached.")
     calibration_rows: int = Field(256, ge=1, description="Training rows that set the int8 ranges.")
-
-
-class GatesConfig(Section):
-    """Thresholds that the student must pass on test; ratios are student / teacher."""
-
-    accuracy_drop_points: float = Field(1.5, ge=0, le=100, description="Most points of accuracy that may be lost.")
-    latency_ratio: float | None = Field(None, gt=0, description="Largest p50 ratio.")
-    size_ratio: float | None = Field(None, gt=0, description="Largest ratio of served bytes.")
-    params_ratio: float | None = Field(None, gt=0, description="Largest ratio of parameters.")
-    min_agreement: float | None = Field(None, ge=0, le=1, description="Least share of equal predictions.")
 
 
 class SloConfig(Section):

@@ -44,6 +44,22 @@ class ModelConfig(Section):
         return self
 
 
+class AdversarialConfig(Section):
+    """Which rows are changed against the weights of the moment before they are learnt from. Rows without a label are where a teacher's cached answers
+    say what would mislead. Costs a forward and a backward pass per changed row, with pgd as many as it has steps."""
+
+    kind: Literal["fgsm", "pgd"] = Field("pgd", description="fgsm: one step (arXiv 1412.6572); pgd: several from a random beginning (1706.06083).")
+    epsilon: float = Field(8.0, gt=0, le=255, description="Most that a pixel is changed, of 255.")
+    steps: int = Field(7, ge=1, le=1000, description="Of pgd.")
+    share: float = Field(0.5, gt=0, le=1, description="Share of the rows of each batch.")
+
+    @model_validator(mode="after")
+    def _steps_have_a_reader(self) -> AdversarialConfig:
+        if self.kind == "fgsm" and "steps" in self.model_fields_set:
+            raise ValueError(f"kind is fgsm with steps {self.steps}; fgsm takes one step")
+        return self
+
+
 class TrainConfig(Section):
     """One training job."""
 
@@ -69,6 +85,7 @@ class TrainConfig(Section):
     l1: float = Field(0.0, ge=0, le=1, description="Weight of the sum of absolute weights in the loss.")
     l2: float = Field(0.0, ge=0, le=1, description="Weight of half the sum of squared weights in the loss.")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay per step of the averaged weights that are evaluated and kept; 0: off.")
+    adversarial: AdversarialConfig | None = Field(None, description="Training on adversarial images; absent: off.", json_schema_extra={"later": True})
     early_stopping_epochs: int = Field(0, ge=0, le=10_000, description="Epochs without a better val metric after which training ends; 0: off.")
 
     @model_validator(mode="after")

@@ -5,16 +5,20 @@ Both are judged as they are served: the bytes of their ONNX files, in the runtim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_ray.config import GatesConfig, LatencyConfig, Settings
 from foundry_ray.evaluation import metrics
-from foundry_ray.evaluation.gates import judge
+from foundry_ray.evaluation.calibration import calibration_error, largest_class_drop
+from foundry_ray.evaluation.gates import CALIBRATION, CLASS_DROP, judge
 from foundry_ray.evaluation.latency import Served, measure_together, with_threads
 from foundry_ray.evaluation.quiet import QuietGate
+from foundry_ray.evaluation.robustness import Subject, check_gates, robustness
 from foundry_ray.inference import Runtime, load_served, open_choice, run_batched, shipped_runtime
+from foundry_ray.models import load_model
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter, RuntimeChoice, Task
 from foundry_ray.schemas import classes_only
 from foundry_ray.types import DatasetRef, EvaluationReport, LatencyResult, MetricValue, ModelArtifact, ModelReport
@@ -28,9 +32,12 @@ _STEPS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answers:
-    """One model's logits on test, and the per-sample scores of the primary metric."""
+class _Side:
+    """One model: its file, what runs it, its logits on test, and the per-sample scores of the primary metric."""
 
+    model: ModelArtifact
+    onnx: bytes
+    runtime: Runtime
     logits_NC: np.ndarray
     scores_N: np.ndarray
 
@@ -54,32 +61,32 @@ def evaluate(
         teacher: The reference, served as its fp32 file.
         student: The frozen candidate; its hash is what the test split opens for.
         dataset: Whose test split is read, and the reading logged.
-        gates: Thresholds.
+        gates: Thresholds; what they do not ask for is not measured.
         latency: Batch size, threads and time of the side-by-side measurement.
         task: A registered task.
 
     Raises:
-        ConfigError: The rows of the data set have no class.
+        ConfigError: The rows of the data set have no class, this machine cannot run a model's runtime, or cannot measure what a gate asks for.
         ArtifactNotFound: A model or the data set is not in the store.
         ArtifactCorrupt: Its bytes are not the published ones.
     """
     from foundry_ray import data, tasks
 
     classes_only(dataset.schema, what="the evaluation")
+    check_gates(gates, dataset.schema)
     judged = tasks.get(task)
     files = load_served(store, teacher), load_served(store, student)
     runtimes = _runtime(store, teacher), _runtime(store, student)
     reporter.progress(0, _STEPS, "latency")
-    times, slower = _side_by_side(files, runtimes, latency, settings, clock)
+    times, notes = _side_by_side(files, runtimes, latency, settings, clock)
     reporter.progress(1, _STEPS, "test set")
     test = data.open_test(dataset, store=store, frozen_sha256=student.artifact.sha256, clock=clock)
-    answers = [_answers(open_choice(onnx, runtime), judged, test) for onnx, runtime in zip(files, runtimes, strict=True)]
+    sides = [_answered(*side, judged, test) for side in zip((teacher, student), files, runtimes, strict=True)]
     reporter.progress(3, _STEPS, "intervals")
-    agreement = metrics.agreement(*(answer.logits_NC for answer in answers))
-    drop = {f"{judged.primary_metric}_drop": metrics.paired_drop(answers[0].scores_N, answers[1].scores_N)}
-    found = [metrics.all_metrics(judged, answer.logits_NC, test.labels_N) for answer in answers]
-    reports = _report(teacher, files[0], found[0], times[0]), _report(student, files[1], {**found[1], **drop}, times[1])
-    results = judge(gates, *reports, agreement, metric=judged.primary_metric)
+    agreement = metrics.agreement(*(side.logits_NC for side in sides))
+    found, more = _measured(gates, sides, judged, test, dataset, store)
+    reports = [_report(*one) for one in zip(sides, found, times, strict=True)]
+    results = judge(gates, reports[0], reports[1], agreement, metric=judged.primary_metric)
     reporter.progress(_STEPS, _STEPS, "judged")
     return EvaluationReport(
         model=student.artifact.key,
@@ -91,8 +98,28 @@ def evaluate(
         gates=results,
         passed=all(result.passed for result in results),
         num_test_openings=data.num_test_openings(dataset, store),
-        notes=(*_notes(times, reporter), *slower),
+        notes=(*_noise(times, reporter), *notes, *more),
     )
+
+
+def _measured(
+    gates: GatesConfig, sides: Sequence[_Side], task: Task, test: Split, dataset: DatasetRef, store: ArtifactStore
+) -> tuple[list[dict[str, MetricValue]], tuple[str, ...]]:
+    """The metrics of both models, those among them that only gates ask for, and what these have to say besides."""
+    found = [dict(metrics.all_metrics(task, side.logits_NC, test.labels_N)) for side in sides]
+    theirs, ours = (side.scores_N for side in sides)
+    found[1][f"{task.primary_metric}_drop"] = metrics.paired_drop(theirs, ours)
+    notes: tuple[str, ...] = ()
+    if gates.class_drop_points is not None:
+        worst, found[1][CLASS_DROP] = largest_class_drop(theirs, ours, test.labels_N)
+        notes = (f"class {dataset.schema.classes[worst]} loses most: {100 * found[1][CLASS_DROP].value:.2f} points of {task.primary_metric}",)
+    if gates.calibration_error is not None or gates.calibration_increase is not None:
+        for mine, side in zip(found, sides, strict=True):
+            mine[CALIBRATION] = calibration_error(side.logits_NC, side.scores_N)
+    subjects = [Subject(runtime=side.runtime, load=functools.partial(load_model, store, side.model)) for side in sides]
+    for mine, more in zip(found, robustness(gates, subjects, task, test.inputs_N, test.labels_N), strict=True):
+        mine.update(more)
+    return found, notes
 
 
 def _runtime(store: ArtifactStore, model: ModelArtifact) -> RuntimeChoice:
@@ -119,23 +146,24 @@ def _side_by_side(
     return (best, student), tuple(notes)
 
 
-def _answers(runtime: Runtime, task: Task, test: Split) -> _Answers:
+def _answered(model: ModelArtifact, onnx: bytes, choice: RuntimeChoice, task: Task, test: Split) -> _Side:
+    runtime = open_choice(onnx, choice)
     logits_NC = run_batched(runtime, test.inputs_N)
-    return _Answers(logits_NC=logits_NC, scores_N=task.correct(logits_NC, test.labels_N))
+    return _Side(model=model, onnx=onnx, runtime=runtime, logits_NC=logits_NC, scores_N=task.correct(logits_NC, test.labels_N))
 
 
-def _report(model: ModelArtifact, onnx: bytes, found: Mapping[str, MetricValue], latency: LatencyResult) -> ModelReport:
+def _report(side: _Side, found: Mapping[str, MetricValue], latency: LatencyResult) -> ModelReport:
     return ModelReport(
-        model_sha256=model.artifact.sha256,
-        num_params=model.num_params,
-        num_macs=model.num_macs,
-        size_bytes=len(onnx),
+        model_sha256=side.model.artifact.sha256,
+        num_params=side.model.num_params,
+        num_macs=side.model.num_macs,
+        size_bytes=len(side.onnx),
         metrics=found,
         latency=(latency,),
     )
 
 
-def _notes(times: tuple[LatencyResult, LatencyResult], reporter: Reporter) -> tuple[str, ...]:
+def _noise(times: tuple[LatencyResult, LatencyResult], reporter: Reporter) -> tuple[str, ...]:
     notes = []
     for side, time in zip(("teacher", "student"), times, strict=True):
         if time.is_noisy:

@@ -50,6 +50,14 @@ def paired_drop(reference_N: np.ndarray, candidate_N: np.ndarray) -> MetricValue
     return _bootstrap_mean(reference_N - candidate_N)
 
 
+def bootstrapped(value_of: Callable[[np.ndarray], float], n: int) -> MetricValue:
+    """A number that is a function of whole rows, with the percentile bootstrap: `value_of` takes row numbers, with repetitions."""
+    import numpy as np
+
+    drawn = _resampled(lambda rows: {"": value_of(rows)}, n)
+    return _percentiles(value_of(np.arange(n)), drawn[""], n)
+
+
 def all_metrics(task: Task, logits_NC: np.ndarray, labels_N: np.ndarray) -> Mapping[str, MetricValue]:
     """Every metric of the task with an interval; the primary one from its per-sample scores."""
     values = task.metrics(logits_NC, labels_N)

@@ -197,13 +197,35 @@ def check_inputs(config: TeacherConfig, schema: Schema, *, augment: Sequence[str
         augment: Random changes of training inputs, as `data.augment` names them.
 
     Raises:
-        ConfigError: They cannot be mixed or augmented as asked.
+        ConfigError: They cannot be mixed, augmented or attacked as asked.
     """
     has_images = schema.kind == "images"
+    pieces = resolved_engine(config) == "deepspeed" and (config.deepspeed.zero_stage == 3 or config.deepspeed.weights == "precision")
+    check_adversarial(config.train, has_images=has_images, is_whole=not pieces)
     check_mixing(config.train, has_images=has_images, is_continuous=has_images)
     if augment and not has_images:
         message = f"data.augment is {list(augment)}, but the data set has {schema.kind}, wanted images or no augmentation."
         raise ConfigError(message, hint="set `data.augment: []`.")
+
+
+def check_adversarial(train: TrainConfig, *, has_images: bool, is_whole: bool) -> None:
+    """See that inputs can be changed against the weights of the moment.
+
+    Args:
+        train: Says whether that is asked for.
+        has_images: Between two token ids there is nothing.
+        is_whole: Each worker holds the whole model in fp32.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    if train.adversarial is None:
+        return
+    if not has_images:
+        raise ConfigError("train.adversarial is set, but the data set has token ids, wanted images.", hint="leave `adversarial` out.")
+    if not is_whole:
+        message = "train.adversarial is set, but DeepSpeed shares the weights out or casts them, wanted them whole and in fp32 on each worker."
+        raise ConfigError(message, hint="set `deepspeed.zero_stage` to 2 or less and `deepspeed.weights: fp32`.")
 
 
 def check_rows(config: TeacherConfig, dataset: DatasetRef) -> None:

@@ -22,6 +22,7 @@ from foundry_ray.data.order import epoch_batches
 from foundry_ray.errors import Diverged
 from foundry_ray.protocols import ActsOnAverage, Clock, Engine, Reporter, Task, TrainingAid
 from foundry_ray.training import stopping
+from foundry_ray.training.adversarial import adversary_for
 from foundry_ray.training.averaging import Averaged, average_buffers
 from foundry_ray.training.feed import Batch, DistilTargets, Feed, TensorSplit
 from foundry_ray.training.judging import judge
@@ -124,6 +125,7 @@ class Loop:
         for aid in job.aids:
             aid.attach(engine.model)
         self._feed = _feed(job, engine.device)
+        self._adversary = adversary_for(job, engine)
         self._average = Averaged(engine, job.train.ema_decay) if job.train.ema_decay > 0 else None
         self._lessons = lessons_for(job.distil, engine, self._average, train=job.train, sample=self._feed.sample, seed=job.seed)
         self._steps_per_epoch = job.split_train.num_rows // job.train.batch_size
@@ -262,7 +264,8 @@ class Loop:
             reseed(engine.device, job.seed, self.step, index, engine.rank)
             rows_B = batch_B[start : start + micro]
             partners_B = batch_B.take(range(start + mix.shift, start + mix.shift + micro), mode="wrap") if mix else None
-            loss = self._loss(self._feed.batch(rows_B, self.epoch, partners_B=partners_B, mix=mix))
+            batch = self._feed.batch(rows_B, self.epoch, partners_B=partners_B, mix=mix)
+            loss = self._loss(self._adversary.changed(batch, start) if self._adversary else batch)
             engine.backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None, "a share has rows"

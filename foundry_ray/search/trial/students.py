@@ -28,11 +28,14 @@ class Student:
     @property
     def identity(self) -> str:
         """Of the model as it really is, with all that its training depends on: equal ones are the same trial."""
+        train = self.train.model_dump(mode="json", exclude=None if self.train.adversarial else {"adversarial"})
         learning: dict[str, Json] = {
-            **self.train.model_dump(mode="json"),
+            **train,
             "distil": to_json(self.recipe.step("distil")),
             "seed": self.seed,
         }
+        mask = self.recipe.step("sparsify")
+        learning |= {"sparsify": to_json(mask)} if mask else {}
         return canonical_sha256({"model": compression.effective(self.model, self.recipe), "training": learning})
 
 
@@ -41,9 +44,7 @@ class Students:
 
     def __init__(self, context: TrialContext) -> None:
         self._context = context
-        self._teacher = models.rebuild(context.teacher_description)
-        models.load_tensors(self._teacher, models.tensors_from_bytes(context.teacher_tensors))
-        self._teacher.eval()
+        self._teacher = teacher_of(context)
 
     def make(self, params: Mapping[str, Scalar], seed: int) -> Student:
         """The student that these parameters stand for. Raises RecipeInfeasible, or OutOfRange for hyperparameters that no training takes."""
@@ -54,3 +55,10 @@ class Students:
         model = compression.apply_recipe(self._teacher, recipe, context.given(seed), family=context.family)
         set_dropout(model, train.dropout)
         return Student(model=model, train=train, recipe=recipe, seed=seed)
+
+
+def teacher_of(context: TrialContext) -> nn.Module:
+    """The teacher of a study, in eval mode on the CPU."""
+    teacher = models.rebuild(context.teacher_description)
+    models.load_tensors(teacher, models.tensors_from_bytes(context.teacher_tensors))
+    return teacher.eval()
