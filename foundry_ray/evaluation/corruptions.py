@@ -40,7 +40,8 @@ def corrupt(images_NCHW: np.ndarray, kind: CorruptionKind, severity: int) -> np.
     kinds = list(_STRENGTHS)
     generator = np.random.default_rng((kinds.index(kind), severity))
     damaged = _DAMAGES[kind](images_NCHW.astype(np.float64), _STRENGTHS[kind][severity - 1], generator)
-    return np.clip(np.rint(damaged), 0, _WHITE).astype(np.uint8)
+    result_NCHW: np.ndarray = np.clip(np.rint(damaged), 0, _WHITE).astype(np.uint8)
+    return result_NCHW
 
 
 def _gaussian_noise(images_NCHW: np.ndarray, deviation: float, generator: np.random.Generator) -> np.ndarray:
@@ -77,7 +78,7 @@ def _brightness(images_NCHW: np.ndarray, added: float, generator: np.random.Gene
 
 
 def _contrast(images_NCHW: np.ndarray, remaining: float, generator: np.random.Generator) -> np.ndarray:
-    mean = images_NCHW.mean(axis=(2, 3), keepdims=True)
+    mean: np.ndarray = images_NCHW.mean(axis=(2, 3), keepdims=True)
     return (images_NCHW - mean) * remaining + mean
 
 
@@ -110,7 +111,8 @@ def _smeared(images_NCHW: np.ndarray, weights: np.ndarray, *, axis: int) -> np.n
     padded = np.pad(images_NCHW, padding, mode="edge")
     size = images_NCHW.shape[axis]
     parts = [weight * np.take(padded, range(start, start + size), axis=axis) for start, weight in enumerate(weights / weights.sum())]
-    return np.sum(parts, axis=0)
+    total: np.ndarray = np.sum(parts, axis=0)
+    return total
 
 
 _DAMAGES: dict[CorruptionKind, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
