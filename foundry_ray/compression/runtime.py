@@ -47,6 +47,13 @@ class Runtime:
             raise _infeasible(error) from error
         return checked
 
+    def check_beside(self, params: Mapping[str, Scalar], recipe: CompressionRecipe) -> None:
+        """See `LooksAtRecipe.check_beside`. TensorRT takes signed integers without a zero point alone, and activations of our files are unsigned."""
+        quantize = recipe.step("quantize")
+        if params["name"] == "tensorrt" and quantize is not None and int(quantize.params["bits"]) < 16:
+            reason = f"runtime tensorrt with {quantize.params['bits']}-bit weights, wanted 16 or 32: it does not take the integers of our files"
+            raise RecipeInfeasible(f"recipe: {reason}.", hint="`runtime_precision: bf16` is fast there.", recipe="runtime", reason=reason)
+
     def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """The model as it is. Raises RecipeInfeasible where this machine cannot run it so."""
         choice = _choice(self.check(params))

@@ -14,7 +14,7 @@ from foundry_ray.config import GatesConfig, LatencyConfig, Settings
 from foundry_ray.evaluation import metrics
 from foundry_ray.evaluation.calibration import calibration_error, largest_class_drop
 from foundry_ray.evaluation.gates import CALIBRATION, CLASS_DROP, judge
-from foundry_ray.evaluation.latency import Served, measure_together, with_threads
+from foundry_ray.evaluation.latency import Served, can_run, measure_together, with_threads
 from foundry_ray.evaluation.quiet import QuietGate
 from foundry_ray.evaluation.robustness import Subject, check_gates, robustness
 from foundry_ray.inference import Runtime, load_served, open_choice, run_batched, shipped_runtime
@@ -137,7 +137,7 @@ def _side_by_side(
     gains is then gained by compression, and nobody could have had it by serving the teacher otherwise.
     """
     theirs, ours = (with_threads(choice, latency.threads) for choice in runtimes)
-    sides = [Served(onnx=files[0], runtime=choice) for choice in dict.fromkeys((theirs, ours))]
+    sides = [Served(onnx=files[0], runtime=choice) for choice in dict.fromkeys((theirs, ours)) if choice == theirs or can_run(files[0], choice)]
     files_of_all = [*sides, Served(onnx=files[1], runtime=ours)]
     gate = QuietGate(home=settings.home)
     *teachers, student = measure_together(files_of_all, batch_size=latency.batch_size, budget_s=latency.budget_s, clock=clock, gate=gate)

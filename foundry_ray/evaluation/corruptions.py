@@ -20,7 +20,7 @@ _STRENGTHS: dict[CorruptionKind, tuple[float, ...]] = {
     "shot_noise": (500, 250, 100, 75, 50),  # photons of a white pixel
     "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.07),  # share of pixels that turn black or white
     "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1.0),  # standard deviation, in pixels
-    "motion_blur": (2, 3, 4, 5, 6),  # length of the way, in pixels; ours: the paper's are for a slanted way
+    "motion_blur": (3, 5, 7, 9, 11),  # length of a level way, in pixels; the numbers are ours: the paper draws slanted ones
     "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),  # added, of white
     "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),  # share that remains
     "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),  # sides of the small image, of the whole one's

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from foundry_ray.documents import envelope
+from foundry_ray.errors import BadRecord
 from foundry_ray.evaluation.quiet import QuietGate
 from foundry_ray.evaluation.timing import Timing, sample, summarize
 from foundry_ray.inference import device_name, graph_sha256, open_choice, runtime_device, runtime_version
@@ -86,6 +87,15 @@ class Served:
 
     onnx: bytes
     runtime: RuntimeChoice
+
+
+def can_run(onnx: bytes, choice: RuntimeChoice) -> bool:
+    """Whether a runtime has all operators of a file. Raises ConfigError where this machine cannot run it at all."""
+    try:
+        open_choice(onnx, choice)
+    except BadRecord:
+        return False
+    return True
 
 
 def with_threads(choice: RuntimeChoice, threads: int) -> RuntimeChoice:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from foundry_ray.types import EvaluationReport, GateResult, MetricValue, ModelReport, Scalar
 
-_TIMED_GATE = "gate latency_ratio"
+_TIMED_GATES = ("gate latency_ratio", "gate latency_p50_ms", "gate latency_p95_ms")
 _SLACK = 1e-9  # an interval that is one point must hold that point
 
 
@@ -90,7 +90,7 @@ def judge(points: Sequence[Point]) -> Verdict:
     """The verdict. Equal bytes whose latency gate says something else are identical: a time was taken twice, and the file is the same."""
     is_same_bytes = all(point.outcome is not Outcome.DIFFERENT for point in points if point.kind == "bytes")
     broken = [point for point in points if point.kind != "bytes" and point.outcome is Outcome.DIFFERENT]
-    if is_same_bytes and all(point.name == _TIMED_GATE for point in broken):
+    if is_same_bytes and all(point.name in _TIMED_GATES for point in broken):
         return Verdict.IDENTICAL
     return Verdict.DIFFERENT if broken else Verdict.EQUIVALENT
 

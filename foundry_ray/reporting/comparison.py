@@ -21,6 +21,10 @@ class Row:
     passed: bool | None = None
 
 
+_SHOWN = {"accuracy_drop_points", "latency_ratio", "size_ratio", "params_ratio", "min_agreement"}
+"""Gates that stand beside a number of their own."""
+
+
 def rows(report: EvaluationReport) -> list[Row]:
     """The comparison table of a report."""
     teacher, student = report.teacher, report.student
@@ -32,7 +36,18 @@ def rows(report: EvaluationReport) -> list[Row]:
         _row("served file", teacher.size_bytes, student.size_bytes, units.si_bytes, gates.get("size_ratio")),
         *_latency_rows(teacher.latency, student.latency, gates),
         _agreement(report, gates),
+        *_other_gates(gates),
     ]
+
+
+def _other_gates(gates: Mapping[str, GateResult]) -> list[Row]:
+    """Gates whose numbers no other row shows: the student's number, or its difference to the teacher."""
+    found = []
+    for name, gate in gates.items():
+        if name not in _SHOWN:
+            shown, passed = _gate(gate, "")
+            found.append(Row(name=name, teacher="", student=f"{gate.value:.3g}", ratio="", gate=shown, passed=passed))
+    return found
 
 
 def _metric_rows(teacher: ModelReport, student: ModelReport, gates: Mapping[str, GateResult]) -> list[Row]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from foundry_ray import compression
+from foundry_ray.errors import BadRecord, RecipeInfeasible
 from foundry_ray.protocols import LatencyMeter, RuntimeChoice
 from foundry_ray.search import constraints as limits
 from foundry_ray.search import pareto
@@ -74,10 +75,14 @@ class Screening:
         values = {"num_params": float(counted.num_params), "num_macs": float(counted.num_macs)}
         yield _Seen(values=values)
         with self._phases.within("export"):
-            onnx = compression.served(student.model, student.recipe, context.schema, context.calibration)
+            onnx = compression.served(student.model, student.recipe, context.schema, context.calibration, given=context.given(student.seed))
         values = {**values, "size_bytes": float(len(onnx))}
         yield _Seen(values=values)
-        result = self._measured(onnx, compression.runtime_of(student.recipe), f"trial {job.number}")
+        try:
+            result = self._measured(onnx, compression.runtime_of(student.recipe), f"trial {job.number}")
+        except BadRecord as error:
+            message = f"its runtime cannot run the file of trial {job.number}: {error.message}"
+            raise RecipeInfeasible(message, hint="choose another `runtime`.", recipe="runtime", reason=error.message) from error
         values = {**values, "latency_p50_ms": result.p50_ms, "latency_p95_ms": result.p95_ms}
         yield _Seen(values=values, graph=result.graph_sha256, is_noisy=result.is_noisy)
 
@@ -99,12 +104,18 @@ class Screening:
     def _teacher_latency(self, student: RuntimeChoice) -> LatencyResult:
         """In the default runtime or in the student's, whichever is faster: a student is worth its training if it beats whatever the teacher could do.
 
-        Each is measured once in this process, and once on each kind of device where the meter keeps what it has measured; again after noise.
+        Each is measured once in this process, and once on each kind of device where the meter keeps what it has measured; again after noise. A
+        runtime that cannot run the teacher's file makes it no faster.
         """
+        found = []
         for choice in dict.fromkeys((RuntimeChoice(), student)):
             if choice not in self._teachers or self._teachers[choice].is_noisy:
-                self._teachers[choice] = self._measured(self._context.teacher_onnx, choice, "the teacher")
-        return min((self._teachers[RuntimeChoice()], self._teachers[student]), key=lambda result: (not result.is_noisy, result.p50_ms))
+                try:
+                    self._teachers[choice] = self._measured(self._context.teacher_onnx, choice, "the teacher")
+                except BadRecord:
+                    continue
+            found.append(self._teachers[choice])
+        return min(found, key=lambda result: (not result.is_noisy, result.p50_ms))
 
     def _measured(self, onnx: bytes, choice: RuntimeChoice, whose: str) -> LatencyResult:
         with self._phases.within("latency"):

@@ -12,6 +12,8 @@ from foundry_ray.artifacts import manifests
 from foundry_ray.config import GatesConfig, LatencyConfig
 from foundry_ray.errors import ArtifactNotFound
 from foundry_ray.evaluation import evaluate
+from foundry_ray.inference import runtime_meta
+from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.types import ArtifactRef, CompressionRecipe, DatasetRef, ImageSchema, ModelArtifact, Preprocessing, SplitInfo
 
 from .files import linear
@@ -46,16 +48,16 @@ def dataset(memory_store):
     )
 
 
-def published(store, onnx, **sizes):
-    ref = manifests.publish(store, kind="model", files={"model.onnx": onnx}, created_at=CREATED)
+def published(store, onnx, *, meta=None, **sizes):
+    ref = manifests.publish(store, kind="model", files={"model.onnx": onnx}, meta=meta, created_at=CREATED)
     return ModelArtifact(artifact=ref, family="resnet", size_bytes=1, recipe=CompressionRecipe(), **{"num_params": 80, "num_macs": 90, **sizes})
 
 
 @pytest.fixture
 def judged(memory_store, dataset, settings, reporter):
-    def run(student_onnx, **gates):
+    def run(student_onnx, *, meta=None, **gates):
         teacher = published(memory_store, linear(1.0))
-        student = published(memory_store, student_onnx, num_params=8)
+        student = published(memory_store, student_onnx, meta=meta, num_params=8)
         return evaluate(
             teacher,
             student,
@@ -91,6 +93,31 @@ def test_a_student_that_answers_otherwise_is_a_result_and_no_exception(judged):
     assert report.agreement.value == 0.0
     drop = report.student.metrics["accuracy_drop"]
     assert drop.ci_low < 0.9 < drop.ci_high
+
+
+def test_a_student_that_fails_says_which_gate_and_which_class(judged):
+    report = judged(linear(-1.0), accuracy_drop_points=100.0, class_drop_points=5.0, calibration_error=0.5, corruptions={"min_accuracy": 0.9})
+    failed = {gate.name: (gate.relation, gate.limit) for gate in report.gates if not gate.passed}
+    assert failed == {"class_drop_points": ("<=", 5.0), "calibration_error": ("<=", 0.5), "corruptions.min_accuracy": (">=", 0.9)}
+    assert any(note.startswith(("class even loses most", "class odd loses most")) for note in report.notes)
+    assert report.teacher.metrics["calibration_error"].value == pytest.approx(0.05, abs=0.01), "always sure, and wrong in 10 of 200"
+    assert report.student.metrics["calibration_error"].value == pytest.approx(0.95, abs=0.01)
+    assert report.num_test_openings == 1, "all of it on rows that were read once"
+
+
+def test_what_no_gate_asks_for_is_not_in_the_report(judged):
+    assert set(judged(linear(2.0)).student.metrics) == {"accuracy", "accuracy_drop", "nll", "recall_0", "recall_1"}
+
+
+def test_a_student_is_judged_and_measured_in_the_runtime_that_it_ships_with(judged):
+    report = judged(linear(2.0), meta=runtime_meta(RuntimeChoice(name="openvino", threads=1)), latency_p50_ms=1000.0)
+    [ours], [theirs] = report.student.latency, report.teacher.latency
+    assert ours.runtime.startswith("openvino ")
+    others = [note for note in report.notes if note.startswith("the teacher takes ")]
+    assert len(others) == 1, "the teacher was measured in both, and the faster one counts"
+    assert ("openvino" in others[0]) != theirs.runtime.startswith("openvino")
+    assert theirs.p50_ms <= float(others[0].split()[3]) + 5e-4
+    assert report.student.metrics["accuracy"].value == 0.95
 
 
 def test_each_evaluation_is_logged_under_the_hash_of_the_frozen_student(judged, memory_store, dataset):

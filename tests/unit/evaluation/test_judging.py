@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from foundry_ray.config import GatesConfig
+from foundry_ray.config import AttackGate, CorruptionGate, GatesConfig, semantic
 from foundry_ray.evaluation import judge, metrics
 from foundry_ray.tasks import get
 from foundry_ray.types import LatencyResult, MetricValue, ModelReport
@@ -39,6 +41,59 @@ def test_every_gate_that_is_set_is_judged_in_order():
 
 def test_gates_that_are_off_are_absent():
     assert [result.name for result in judge(GatesConfig(), report(0.9), report(0.9), AGREEMENT)] == ["accuracy_drop_points"]
+
+
+def measured(side: ModelReport, **values: float) -> ModelReport:
+    """A report with more metrics."""
+    found = {name: MetricValue(value=value, ci_low=0.0, ci_high=1.0, n=1000) for name, value in values.items()}
+    return replace(side, metrics={**side.metrics, **found})
+
+
+def test_each_further_gate_says_what_was_measured_and_what_was_wanted():
+    gates = GatesConfig(
+        latency_p50_ms=0.4,
+        latency_p95_ms=0.6,
+        class_drop_points=2.0,
+        calibration_error=0.05,
+        calibration_increase=0.02,
+        corruptions=CorruptionGate(min_accuracy=0.8, drop_points=3.0),
+        attacks=(AttackGate(kind="fgsm", epsilon=4, min_accuracy=0.5), AttackGate(kind="pgd", epsilon=4, steps=7, drop_points=1.0)),
+    )
+    teacher = measured(report(0.97), calibration_error=0.03, corrupted_accuracy=0.84, fgsm_4_accuracy=0.9, pgd_4_7_accuracy=0.41)
+    student = measured(
+        report(0.96, p50_ms=0.5),
+        largest_class_drop=0.031,
+        calibration_error=0.04,
+        corrupted_accuracy=0.79,
+        fgsm_4_accuracy=0.6,
+        pgd_4_7_accuracy=0.40,
+    )
+    results = {result.name: result for result in judge(gates, teacher, student, AGREEMENT)}
+    assert {name: round(result.value, 6) for name, result in results.items()} == {
+        "accuracy_drop_points": 1.0,
+        "latency_p50_ms": 0.5,
+        "latency_p95_ms": 0.5,
+        "class_drop_points": 3.1,
+        "calibration_error": 0.04,
+        "calibration_increase": 0.01,
+        "corruptions.min_accuracy": 0.79,
+        "corruptions.drop_points": 5.0,
+        "fgsm_4.min_accuracy": 0.6,
+        "pgd_4_7.drop_points": 1.0,
+    }
+    failed = [(name, result.relation, result.limit) for name, result in results.items() if not result.passed]
+    assert failed == [
+        ("latency_p50_ms", "<=", 0.4),
+        ("class_drop_points", "<=", 2.0),
+        ("corruptions.min_accuracy", ">=", 0.8),
+        ("corruptions.drop_points", "<=", 3.0),
+    ]
+
+
+def test_a_gate_that_is_absent_changes_no_key_of_what_was_judged_before():
+    before = {"accuracy_drop_points", "latency_ratio", "size_ratio", "params_ratio", "min_agreement"}
+    assert set(semantic(GatesConfig())) == before
+    assert set(semantic(GatesConfig(calibration_error=0.1))) == before | {"calibration_error"}
 
 
 @pytest.mark.parametrize(("accuracy", "passed"), [(0.955, True), (0.954, False), (0.99, True)])

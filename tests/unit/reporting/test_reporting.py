@@ -13,7 +13,7 @@ from foundry_ray.search.overview import overview
 from foundry_ray.starting import pipeline_schema
 from foundry_ray.testing import samples
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import Objective, Plan, PlannedTraining, StudyResult
+from foundry_ray.types import GateResult, Objective, Plan, PlannedTraining, StudyResult
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,19 @@ def test_a_failed_gate_says_that_the_champion_stays() -> None:
     text = _text(tables.run_summary(samples.record(passed=False)))
     assert "FAIL 0.6 points <= 0.5" in text
     assert "the champion stays" in text
+
+
+def test_every_gate_is_shown_and_those_that_failed_are_named_with_value_and_limit() -> None:
+    report = samples.report()
+    gates = (
+        *report.gates,
+        GateResult(name="class_drop_points", value=4.25, relation="<=", limit=2.0, passed=False),
+        GateResult(name="fgsm_8.min_accuracy", value=0.61, relation=">=", limit=0.5, passed=True),
+    )
+    text = " ".join(_text(tables.comparison_table(replace(report, gates=gates, passed=False))).split())
+    assert "FAIL 4.25 <= 2" in text
+    assert "pass 0.61 >= 0.5" in text
+    assert "a gate failed: class_drop_points is 4.25, wanted <= 2. The model is stored, the champion stays" in text
 
 
 def test_trials_show_the_winner_and_the_front() -> None:

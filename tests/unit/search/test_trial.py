@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from foundry_ray.errors import ArtifactCorrupt, RecipeInfeasible
+from foundry_ray.errors import ArtifactCorrupt, BadRecord, RecipeInfeasible
 from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.search import constraints, memory
 from foundry_ray.search.events import Event, Job
@@ -187,6 +187,36 @@ def test_a_student_that_is_smaller_and_not_faster_is_not_trained(trial_context: 
     assert event.excess > 0
     assert event.values["latency_p50_ms"] == 1.0
     assert not steps
+
+
+@pytest.mark.parametrize(
+    ("factors", "kind", "wanted_ms"),
+    [
+        ({"openvino": 0.5}, "dominated", 10.0),  # the teacher is as fast, in that runtime
+        ({"openvino": 3.0}, "dominated", 60.0),  # and in the default one it is faster
+        ({"openvino": 0.5, "teacher": 3.0}, "prepared", 10.0),
+    ],
+)
+def test_a_student_is_measured_in_its_runtime_and_must_beat_the_teacher_in_either(
+    trial_context: TrialContext, memory_store: MemoryStore, factors: dict[str, float], kind: str, wanted_ms: float
+) -> None:
+    context = replace(trial_context, objectives=("accuracy", "latency_p50_ms"))
+    slow = factors.get("teacher", 1.0)
+    meter = RecordedLatencyMeter(lambda onnx: 20.0 * (slow if onnx == context.teacher_onnx else 1.0), factors=factors)
+    [event, *_] = _run(tiny_runner(context, memory_store, meter=meter), _job(params={**PARAMS, "runtime": "openvino"}))
+    assert (event.kind, event.values["latency_p50_ms"]) == (kind, wanted_ms)
+
+
+def test_a_runtime_that_cannot_run_the_student_makes_it_infeasible(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    class Narrow(RecordedLatencyMeter):
+        def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
+            if runtime and runtime.name == "openvino":
+                raise BadRecord("openvino cannot load 7 bytes: no operator Foo", hint="export the model again.")
+            return super().measure(onnx, batch_size=batch_size, runtime=runtime)
+
+    [event] = _run(tiny_runner(trial_context, memory_store, meter=Narrow()), _job(params={**PARAMS, "runtime": "openvino"}))
+    assert event.kind == "infeasible"
+    assert "no operator Foo" in event.error
 
 
 class _Shaky(RecordedLatencyMeter):

@@ -132,6 +132,19 @@ def test_class_names_come_from_the_manifest_or_are_numbers(
     assert loaded.has_class_names == (classes == ("a", "b"))
 
 
+def test_a_replica_runs_the_runtime_that_the_model_ships_with(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[dict[str, object]] = []
+
+    def spy(onnx: bytes, **options: object) -> FakeRuntime:
+        opened.append(options)
+        return FakeRuntime()
+
+    monkeypatch.setattr("foundry_ray.inference.shipping.open_runtime", spy)
+    meta = {"runtime": {"name": "openvino", "threads": 2, "precision": "bf16"}}
+    load_servable(_published(store, meta).model_copy(update={"threads": 3}), store)
+    assert opened == [{"threads": 3, "runtime": "openvino", "precision": "bf16"}], "threads are the deployer's, who knows the recipe's"
+
+
 def test_a_model_whose_logits_are_not_finite_does_not_serve(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeRuntime, "run", lambda self, images: np.full((len(images), 2), np.nan, np.float32))
     monkeypatch.setattr("foundry_ray.inference.open_shipped", lambda onnx, meta, threads: FakeRuntime())

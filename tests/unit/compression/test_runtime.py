@@ -1,0 +1,78 @@
+"""The step `runtime`: a choice that is checked, counted, shipped and followed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from foundry_ray.artifacts import manifests
+from foundry_ray.compression import TrainedStudent, apply_recipe, compress, effective, recipe_from_params, runtime_of
+from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.inference import open_shipped, openvino, predict, shipped_runtime
+from foundry_ray.protocols import Given, RuntimeChoice
+
+
+def recipe(**params):
+    return recipe_from_params({"width": 8, "depth": 1, **params})[1]
+
+
+def test_plain_names_choose_what_runs_the_file():
+    chosen = recipe(runtime="openvino", runtime_threads=2, runtime_precision="bf16")
+    assert chosen.steps[-1].kind == "runtime"
+    assert runtime_of(chosen) == RuntimeChoice(name="openvino", threads=2, precision="bf16")
+    assert runtime_of(recipe()) == RuntimeChoice()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"runtime": "abacus"}, "there is no runtime 'abacus', wanted one of onnxruntime, openvino, tensorrt"),
+        ({"runtime": "onnxruntime", "runtime_precision": "bf16"}, "onnxruntime got precision bf16, wanted fp32"),
+        ({"runtime": "openvino", "runtime_threads": 1000}, "threads"),
+        ({"runtime": "openvino", "runtime_precision": "int4"}, "precision"),
+        ({"runtime": "tensorrt", "weight_bits": 8}, "runtime tensorrt with 8-bit weights, wanted 16 or 32"),
+    ],
+)
+def test_what_no_runtime_can_be_asked_is_refused_at_plan_time(params, message):
+    with pytest.raises(RecipeInfeasible, match=message):
+        recipe(**params)
+
+
+def test_a_runtime_that_is_not_installed_costs_no_training_and_says_how_to_get_it(model, schema, monkeypatch):
+    openvino._core.cache_clear()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(RecipeInfeasible, match="needs the package openvino") as caught:
+        apply_recipe(model, recipe(runtime="openvino"), Given(schema=schema), family="resnet")
+    assert caught.value.hint == "pip install 'foundry-ray[openvino]'"
+
+
+def test_students_that_differ_in_the_runtime_alone_are_not_the_same(model):
+    found = [recipe(), recipe(runtime="onnxruntime"), recipe(runtime="openvino"), recipe(runtime="openvino", runtime_threads=2)]
+    hashes = [effective(model, one) for one in found]
+    assert hashes[0] == hashes[1], "the default by another name"
+    assert len(set(hashes)) == 3
+
+
+def test_a_student_ships_with_its_runtime_and_answers_in_it(trained, dataset, images, memory_store, clock, reporter, monkeypatch):
+    artifact = compress(
+        recipe(runtime="openvino", runtime_threads=1, weight_bits=8),
+        train=lambda: TrainedStudent(model=trained),
+        dataset=dataset,
+        calibration_NCHW=images[:64],
+        parents=(),
+        store=memory_store,
+        clock=clock,
+        reporter=reporter,
+    )
+    meta = manifests.load_manifest(memory_store, artifact.artifact.key).meta
+    assert json.loads(manifests.read_file(memory_store, artifact.artifact.key, "signature.json"))["runtime"] == meta["runtime"]
+    assert shipped_runtime(meta) == RuntimeChoice(name="openvino", threads=1)
+    assert any(note.startswith("openvino in fp32 agrees with onnxruntime on ") for note in artifact.notes)
+    assert "logits bit-equal in a fresh process" in artifact.notes
+    onnx = manifests.read_file(memory_store, artifact.artifact.key, "model.onnx")
+    runtime = open_shipped(onnx, meta)
+    assert runtime.name == "openvino"
+    assert np.array_equal(predict(memory_store, artifact, images[:8]), runtime.run(images[:8]))
