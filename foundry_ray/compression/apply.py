@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from foundry_ray.compression import steps
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
 from foundry_ray.compression.runtime import runtime_of
-from foundry_ray.errors import RecipeInfeasible
-from foundry_ray.inference import runtime_meta
+from foundry_ray.errors import BadRecord, RecipeInfeasible
+from foundry_ray.inference import open_choice, runtime_meta
 from foundry_ray.protocols import ActsInTraining, Given, RuntimeChoice, TrainingAid
-from foundry_ray.types import CompressionRecipe, ImageSchema, Json, canonical_sha256
+from foundry_ray.types import CompressionRecipe, Json, Schema, canonical_sha256, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,13 +57,44 @@ def effective(model: nn.Module, recipe: CompressionRecipe) -> str:
     shapes: dict[str, Json] = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     runs = runtime_of(recipe)
     runtime: dict[str, Json] = {} if runs == RuntimeChoice() else runtime_meta(runs)
-    return canonical_sha256({"shapes": shapes, "bits": quantized_bits(recipe), **runtime})
+    step = recipe.step("quantize")
+    storage = {name: value for name, value in steps.get(step.kind).check(step.params).items() if name != "bits"} if step else {}
+    more: dict[str, Json] = {"storage": to_json(storage)} if storage else {}
+    return canonical_sha256({"shapes": shapes, "bits": quantized_bits(recipe), **runtime, **more})
 
 
-def served(model: nn.Module, recipe: CompressionRecipe, schema: ImageSchema, calibration_NCHW: np.ndarray) -> bytes:
-    """The ONNX file that would be shipped of this model as it is now: int8 where the recipe says so, else fp32."""
+def served(model: nn.Module, recipe: CompressionRecipe, schema: Schema, calibration_N: np.ndarray, *, given: Given | None = None) -> bytes:
+    """The ONNX file that would be shipped of this model as it is now, its numbers stored as the recipe says.
+
+    Args:
+        model: A student, before, in or after its training.
+        recipe: What it is made by.
+        schema: What one input looks like.
+        calibration_N: Raw rows of the training split.
+        given: The whole training split, where the recipe draws rows of it or holds them back.
+
+    Raises:
+        RecipeInfeasible: It cannot be stored so, or its runtime does not take the file.
+    """
     from foundry_ray.compression.export import to_onnx
-    from foundry_ray.compression.quantize import quantize_onnx
+    from foundry_ray.compression.fake_quant import detached
+    from foundry_ray.compression.quantize import params_of, quantized
 
-    onnx = to_onnx(model, schema)
-    return quantize_onnx(onnx, calibration_NCHW) if quantized_bits(recipe) == 8 else onnx
+    plain, learnt = detached(model)
+    onnx, params = to_onnx(plain, schema), params_of(recipe)
+    if params is None:
+        return onnx
+    made = quantized(onnx, calibration_N, params, given=given, learnt=learnt).onnx
+    if params.scheme != "static":
+        check_loads(made, recipe, what=params.label)
+    return made
+
+
+def check_loads(onnx: bytes, recipe: CompressionRecipe, *, what: str) -> None:
+    """Raises RecipeInfeasible where the recipe's runtime does not take a file; takes some milliseconds."""
+    choice = runtime_of(recipe)
+    try:
+        open_choice(onnx, choice)
+    except BadRecord as error:
+        message = f"quantize: {choice.name} does not take {what}: {error.message}"
+        raise RecipeInfeasible(message, hint="use another `scheme`, or another runtime.", recipe="quantize", reason=error.message) from error

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundry_ray.compression.apply import check_loads
 from foundry_ray.compression.cost import cost
-from foundry_ray.compression.export import INPUT_NAME, OUTPUT_NAME, to_onnx
+from foundry_ray.compression.export import OUTPUT_NAME, input_name, to_onnx
 from foundry_ray.compression.parity import agreement_ratio, check_export, check_replay, runtime_agreement_ratio
-from foundry_ray.compression.quantize import quantize_onnx
+from foundry_ray.compression.quantize import Ranges, params_of, quantized
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
 from foundry_ray.compression.runtime import runtime_of
 from foundry_ray.inference import runtime_meta
-from foundry_ray.protocols import ArtifactStore, Clock, Reporter
-from foundry_ray.schemas import images_only
+from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
+from foundry_ray.schemas import ImageSchema, Schema, classes_only
 from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_bytes, to_json
 
 if TYPE_CHECKING:
@@ -63,20 +63,24 @@ def compress(
         RecipeInfeasible: The recipe is wrong, or there is nothing to calibrate with.
     """
     from foundry_ray.artifacts import manifests
+    from foundry_ray.compression.fake_quant import detached
 
     recipe = check_recipe(recipe)
     student = train()
+    model, learnt = detached(student.model)
     reporter.progress(1, _STEPS, "trained")
-    onnx, notes = _shipped(student.model, recipe, dataset, calibration_NCHW, store=store, reporter=reporter)
+    onnx, notes = _shipped(model, recipe, dataset, calibration_NCHW, learnt=learnt, store=store, reporter=reporter)
     reporter.progress(3, _STEPS, "parity proven")
     created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
-    meta = _meta(student.model, recipe, dataset, parents)
-    artifact = manifests.publish(store, kind="model", files=_files(student.model, onnx, recipe, meta), meta=meta, created_at=created_at)
+    meta = _meta(model, recipe, dataset, parents)
+    artifact = manifests.publish(
+        store, kind="model", files={**_files(model, onnx, recipe, meta), **_tokenizer(dataset, store)}, meta=meta, created_at=created_at
+    )
     reporter.progress(4, _STEPS, "published")
-    num_params, num_macs = cost(student.model, dataset.schema)
+    num_params, num_macs = cost(model, dataset.schema)
     return ModelArtifact(
         artifact=artifact,
-        family=_family(student.model),
+        family=_family(model),
         num_params=num_params,
         num_macs=num_macs,
         size_bytes=len(onnx),
@@ -89,20 +93,30 @@ def compress(
 
 
 def _shipped(
-    model: nn.Module, recipe: CompressionRecipe, dataset: DatasetRef, calibration_NCHW: np.ndarray, *, store: ArtifactStore, reporter: Reporter
+    model: nn.Module,
+    recipe: CompressionRecipe,
+    dataset: DatasetRef,
+    calibration_NCHW: np.ndarray,
+    *,
+    learnt: Ranges | None = None,
+    store: ArtifactStore,
+    reporter: Reporter,
 ) -> tuple[bytes, tuple[str, ...]]:
     """The served file, and the numbers that prove it, as sentences."""
     from foundry_ray import data
 
-    val_NCHW = data.load_split(dataset, "val", store=store).images_NCHW
+    val_NCHW = data.load_split(dataset, "val", store=store).inputs_N
     exported = to_onnx(model, dataset.schema)
     parity = check_export(model, exported, val_NCHW[:_PARITY_ROWS])
     notes = [f"fp32 ONNX differs from torch by {parity.max_abs_ratio:.1e} of the logit range ({parity.num_rows} val rows)"]
     reporter.progress(2, _STEPS, "exported")
-    onnx = exported
-    if quantized_bits(recipe) == 8:
-        onnx = quantize_onnx(exported, calibration_NCHW)
-        notes += _agreement(exported, onnx, val_NCHW, calibration_NCHW, reporter)
+    onnx, params = exported, params_of(recipe)
+    if params is not None:
+        given = _given(dataset, store) if params.needs_training_split else None
+        made = quantized(exported, calibration_NCHW, params, given=given, learnt=learnt)
+        onnx = made.onnx
+        check_loads(onnx, recipe, what=params.label)
+        notes += [_agreement(exported, onnx, val_NCHW, params.label, reporter), *made.notes]
     choice = runtime_of(recipe)
     check_replay(onnx, val_NCHW, choice)
     notes.append("logits bit-equal in a fresh process")
@@ -112,15 +126,19 @@ def _shipped(
     return onnx, tuple(notes)
 
 
-def _agreement(exported: bytes, quantized: bytes, val_NCHW: np.ndarray, calibration_NCHW: np.ndarray, reporter: Reporter) -> list[str]:
-    ratio = agreement_ratio(exported, quantized, val_NCHW)
+def _given(dataset: DatasetRef, store: ArtifactStore) -> Given:
+    """The training split."""
+    from foundry_ray import data
+
+    split = data.load_split(dataset, "train", store=store)
+    return Given(schema=dataset.schema, task=dataset.task, inputs_N=split.inputs_N, labels_N=split.labels_N)
+
+
+def _agreement(exported: bytes, quantized: bytes, val_N: np.ndarray, label: str, reporter: Reporter) -> str:
+    ratio = agreement_ratio(exported, quantized, val_N)
     if ratio < MIN_AGREEMENT:
-        reporter.warn(f"int8 agrees with fp32 on {ratio:.1%} of val predictions, wanted {MIN_AGREEMENT:.0%}; the accuracy gate decides.")
-    digest = hashlib.sha256(calibration_NCHW.tobytes()).hexdigest()[:16]
-    return [
-        f"int8 agrees with fp32 on {ratio:.2%} of {len(val_NCHW)} val predictions",
-        f"int8 ranges from {len(calibration_NCHW)} training rows, sha256 {digest}",
-    ]
+        reporter.warn(f"{label} agrees with fp32 on {ratio:.1%} of val predictions, wanted {MIN_AGREEMENT:.0%}; the accuracy gate decides.")
+    return f"{label} agrees with fp32 on {ratio:.2%} of {len(val_N)} val predictions"
 
 
 def _files(model: nn.Module, onnx: bytes, recipe: CompressionRecipe, meta: Json) -> dict[str, bytes | Path]:
@@ -135,12 +153,20 @@ def _files(model: nn.Module, onnx: bytes, recipe: CompressionRecipe, meta: Json)
     }
 
 
+def _tokenizer(dataset: DatasetRef, store: ArtifactStore) -> dict[str, bytes | Path]:
+    """What made ids of the texts that the model learnt from: it travels with the model, whose answers mean nothing without it."""
+    from foundry_ray.artifacts import manifests
+    from foundry_ray.data.tokenizer import FILE
+
+    return {FILE: manifests.read_file(store, dataset.key, FILE)} if dataset.tokenizer else {}
+
+
 def _meta(model: nn.Module, recipe: CompressionRecipe, dataset: DatasetRef, parents: tuple[str, ...]) -> Json:
     """What a caller of the served file must know, and where it came from."""
-    schema = images_only(dataset.schema, what="a served model")
+    schema = classes_only(dataset.schema, what="a served model")
     signature: dict[str, Json] = {
         "format_version": FORMAT_VERSION,
-        "input": {"name": INPUT_NAME, "dtype": schema.dtype, "shape": ["batch", *schema.shape], "values": "raw pixels 0..255"},
+        "input": {"name": input_name(schema), "shape": ["batch", *schema.shape], **_values(schema, dataset)},
         "output": {"name": OUTPUT_NAME, "dtype": "float32", "shape": ["batch", len(schema.classes)]},
         "classes": list(schema.classes),
         "task": dataset.task,
@@ -151,6 +177,14 @@ def _meta(model: nn.Module, recipe: CompressionRecipe, dataset: DatasetRef, pare
         "parents": list(parents),
     }
     return signature
+
+
+def _values(schema: Schema, dataset: DatasetRef) -> dict[str, Json]:
+    """What the numbers of an input are."""
+    if isinstance(schema, ImageSchema):
+        return {"dtype": schema.dtype, "values": "raw pixels 0..255"}
+    values: dict[str, Json] = {"dtype": "int64", "values": f"token ids 0..{schema.vocab_size - 1}", "padding": schema.padding}
+    return {**values, "tokenizer": dataset.tokenizer} if dataset.tokenizer else values
 
 
 def _family(model: nn.Module) -> str:

@@ -1,4 +1,6 @@
-"""A torch model as the one ONNX file that is served: uint8 "pixels" in, float32 "logits" out, weights inside.
+"""A torch model as the one ONNX file that is served: uint8 "pixels" or int64 "tokens" in, float32 "logits" out, weights inside.
+
+The batch is free, all else is fixed, the length of a sequence too: rows are padded to it anyway, and latency, MACs and int8 ranges belong to it.
 
 Known operators are written directly (about 20 ms); other models go through torch's exporter (about 3 s). Both give the same signature.
 """
@@ -8,53 +10,66 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from foundry_ray.compression import onnx_sequences  # noqa: F401  adds rules
 from foundry_ray.compression.onnx_graph import GraphWriter, Unsupported
-from foundry_ray.compression.tracing import folded
-from foundry_ray.schemas import images_only
-from foundry_ray.types import ImageSchema, Schema
+from foundry_ray.compression.onnx_layers import name_nodes
+from foundry_ray.compression.tracing import folded, note_shapes
+from foundry_ray.schemas import classes_only
+from foundry_ray.types import Schema
 
 if TYPE_CHECKING:
     import onnx
     from torch import fx, nn
 
 INPUT_NAME = "pixels"
+TOKENS_NAME = "tokens"
 OUTPUT_NAME = "logits"
 # Opset 18 with IR 10 is read by every onnxruntime since 1.18 and by OpenVINO and TensorRT.
 _OPSET = 18
 _IR_VERSION = 10
 _MAX_BATCH = 4096
+_WRAPPER = "inner"
+"""The attribute that holds a model while torch exports it."""
 
 
 def to_onnx(model: nn.Module, schema: Schema) -> bytes:
-    """Export in fp32 with batch norms folded and a free batch axis. `model` takes raw pixels as floats; it is left unchanged.
+    """Export in fp32 with batch norms folded and a free batch axis. `model` takes raw pixels as floats, or token ids; it is left unchanged.
 
     Raises:
-        ConfigError: The model is of something else than images.
+        ConfigError: Rows have no class.
     """
-    schema = images_only(schema, what="the export to ONNX")
+    schema = classes_only(schema, what="the export to ONNX")
     traced = folded(model)
     if traced is not None:
         try:
+            note_shapes(traced, schema)
             return _finished(_written(traced, schema))
         except Unsupported:
             pass
     return _finished(_exported_by_torch(model, schema))
 
 
-def uses_torch_exporter(model: nn.Module) -> bool:
-    """Whether `model` holds an operator that only torch's slow exporter knows."""
+def uses_torch_exporter(model: nn.Module, schema: Schema | None = None) -> bool:
+    """Whether `model` holds an operator that only torch's slow exporter knows; of a model of tokens, who asks must say what a row looks like."""
     traced = folded(model)
     if traced is None:
         return True
     try:
+        if schema is not None:
+            note_shapes(traced, schema)
         _visited(traced)
     except Unsupported:
         return True
     return False
 
 
+def input_name(schema: Schema) -> str:
+    """What the one input of a file is called."""
+    return INPUT_NAME if schema.kind == "images" else TOKENS_NAME
+
+
 def _visited(traced: fx.GraphModule) -> tuple[GraphWriter, str, str]:
-    """The writer after all nodes, with the names of the graph's float input and of its result."""
+    """The writer after all nodes, with the names of the graph's input, as floats where it is of pixels, and of its result."""
     writer = GraphWriter(traced)
     start, end = "", ""
     for node in traced.graph.nodes:
@@ -69,15 +84,16 @@ def _visited(traced: fx.GraphModule) -> tuple[GraphWriter, str, str]:
     return writer, start, end
 
 
-def _written(traced: fx.GraphModule, schema: ImageSchema) -> onnx.ModelProto:
+def _written(traced: fx.GraphModule, schema: Schema) -> onnx.ModelProto:
     from onnx import TensorProto, helper
 
     writer, start, end = _visited(traced)
-    cast = helper.make_node("Cast", [INPUT_NAME], [start], to=TensorProto.FLOAT)
-    nodes = _without_identities([cast, *writer.nodes], end)
-    pixels = helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, ["batch", *schema.shape])
+    has_pixels, name = schema.kind == "images", input_name(schema)
+    first = helper.make_node("Cast", [name], [start], to=TensorProto.FLOAT) if has_pixels else helper.make_node("Identity", [name], [start])
+    nodes = _without_identities([first, *writer.nodes], end)
+    rows = helper.make_tensor_value_info(name, TensorProto.UINT8 if has_pixels else TensorProto.INT64, ["batch", *schema.shape])
     logits = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", len(schema.classes)])
-    graph = helper.make_graph(nodes, "model", [pixels], [logits], list(writer.weights.values()))
+    graph = helper.make_graph(nodes, "model", [rows], [logits], list(writer.weights.values()))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
 
 
@@ -99,28 +115,36 @@ def _without_identities(nodes: list[onnx.NodeProto], end: str) -> list[onnx.Node
     return kept
 
 
-def _exported_by_torch(model: nn.Module, schema: ImageSchema) -> onnx.ModelProto:
+def _exported_by_torch(model: nn.Module, schema: Schema) -> onnx.ModelProto:
     import copy
 
     import torch
 
-    class _OnPixels(torch.nn.Module):
+    has_pixels = schema.kind == "images"
+
+    class _OnRows(torch.nn.Module):
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
             self.inner = inner
 
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = self.inner(pixels.float())
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.inner(rows.float() if has_pixels else rows)
             return result
 
-    served = _OnPixels(copy.deepcopy(model).to(device="cpu", dtype=torch.float32)).eval()
+    served = _OnRows(copy.deepcopy(model).to(device="cpu", dtype=torch.float32)).eval()
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
-    sample = torch.zeros((2, *schema.shape), dtype=torch.uint8)
+    sample = torch.zeros((2, *schema.shape), dtype=torch.uint8 if has_pixels else torch.int64)
     with warnings.catch_warnings():
         # The exporter warns of its own deprecated internals, which no caller can change.
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
-            served, (sample,), dynamic_shapes=({0: batch},), input_names=[INPUT_NAME], output_names=[OUTPUT_NAME], external_data=False, verbose=False
+            served,
+            (sample,),
+            dynamic_shapes=({0: batch},),
+            input_names=[input_name(schema)],
+            output_names=[OUTPUT_NAME],
+            external_data=False,
+            verbose=False,
         )
     proto: onnx.ModelProto = program.model_proto
     return proto
@@ -135,6 +159,7 @@ def _finished(proto: onnx.ModelProto) -> bytes:
     for field in ("value_info", "metadata_props"):
         proto.graph.ClearField(field)
     proto.ClearField("metadata_props")
+    name_nodes(proto.graph, wrapper=_WRAPPER)
     for node in proto.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")

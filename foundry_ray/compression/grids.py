@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx as onnx_types
 
-WEIGHTED = ("Conv", "Gemm")
+LINEAR = ("Gemm", "MatMul")
 # These move bytes without computing, so they run on the stored integers as they are.
 MOVES = ("MaxPool", "Flatten")
 _LEVELS = 255

@@ -1,7 +1,8 @@
-"""The int8 model as a torch module: the real file on a CPU, and the same arithmetic imitated in fp32 on a GPU.
+"""The quantized model as a torch module: the real file on a CPU, and the same arithmetic imitated in fp32 on a GPU.
 
 On a CPU nothing is imitated, because exporting, quantizing and running the file takes a quarter of the time (0.1-0.2 s for 500 rows of a
-small student) and cannot differ from what is shipped. On a GPU a trial would wait for the CPU, so each stored tensor is rounded to its grid.
+small student) and cannot differ from what is shipped. On a GPU a trial would wait for the CPU, so what is stored is rounded to its grid. That
+is done for models whose graph can be traced; the others are judged by the real file there too.
 """
 
 from __future__ import annotations
@@ -12,25 +13,40 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from foundry_ray.compression import integers
 from foundry_ray.compression.export import INPUT_NAME, OUTPUT_NAME, to_onnx
+from foundry_ray.compression.fake_quant import detached
 from foundry_ray.compression.grids import Grid
-from foundry_ray.compression.quantize import calibrated
-from foundry_ray.compression.quantized_graph import quantize_weight, write
+from foundry_ray.compression.half import MIN_ELEMENTS, rounded_half
+from foundry_ray.compression.quantize import INT8, Quantized, params_of, quantized
+from foundry_ray.compression.quantize_params import QuantizeParams
+from foundry_ray.compression.quantized_graph import quantize_weight
+from foundry_ray.compression.rounding import LEVELS, rounded_activation
+from foundry_ray.compression.static_int8 import node_of
 from foundry_ray.compression.tracing import folded
 from foundry_ray.inference import Runtime, open_runtime, run_batched
-from foundry_ray.types import ImageSchema
+from foundry_ray.protocols import Given
+from foundry_ray.types import CompressionRecipe, ImageSchema, Schema
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def int8_module(model: nn.Module, calibration_NCHW: np.ndarray) -> nn.Module:
+def shipped_module(model: nn.Module, calibration_N: np.ndarray, recipe: CompressionRecipe, given: Given | None) -> nn.Module:
     """See `simulate.simulate`."""
-    onnx = to_onnx(model, _schema_of(model, calibration_NCHW))
-    proto, grids = calibrated(onnx, calibration_NCHW)
+    params = params_of(recipe)
+    if params is None:
+        return model
+    plain, learnt = detached(model)
+    made = quantized(to_onnx(plain, _schema_of(plain, calibration_N, given)), calibration_N, params, given=given, learnt=learnt)
     is_here = next(model.parameters()).device.type == "cpu"
-    imitation = None if is_here else _imitation(model, grids)
-    return _Served(open_runtime(write(proto, grids))) if imitation is None else imitation
+    imitated = None if is_here else _imitated(plain, params, made)
+    return _Served(open_runtime(made.onnx)) if imitated is None else imitated
+
+
+def imitate(model: nn.Module, calibration_N: np.ndarray, params: QuantizeParams = INT8) -> nn.Module | None:
+    """The quantized model in fp32 arithmetic, differing from the file by rounding only; None where its graph cannot be traced."""
+    return _imitated(model, params, quantized(to_onnx(model, _schema_of(model, calibration_N, None)), calibration_N, params))
 
 
 class _Served(nn.Module):
@@ -41,74 +57,106 @@ class _Served(nn.Module):
         self._runtime = runtime
 
     @torch.inference_mode()
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        images = pixels_BCHW.round().clamp(0, 255).to(torch.uint8).cpu().contiguous().numpy()
-        return torch.from_numpy(run_batched(self._runtime, images)).to(pixels_BCHW.device)
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self._runtime.input_dtype == "uint8":
+            inputs = inputs.round().clamp(0, 255)
+        rows_N = inputs.cpu().numpy().astype(self._runtime.input_dtype, order="C")
+        return torch.from_numpy(run_batched(self._runtime, rows_N)).to(inputs.device)
 
 
-def imitate(model: nn.Module, calibration_NCHW: np.ndarray) -> nn.Module | None:
-    """The int8 model in fp32 arithmetic, differing from the file by rounding only; None where the model cannot be traced."""
-    proto = to_onnx(model, _schema_of(model, calibration_NCHW))
-    return _imitation(model, calibrated(proto, calibration_NCHW)[1])
-
-
-def _imitation(model: nn.Module, grids: Mapping[str, Grid]) -> nn.Module | None:
-    traced = folded(model)
+def _imitated(model: nn.Module, params: QuantizeParams, made: Quantized) -> nn.Module | None:
+    traced = folded(model) if made.is_traced else None
     if traced is None:
         return None
-    names = {node.name for node in traced.graph.nodes}
-    if not set(grids) <= {*names, OUTPUT_NAME, INPUT_NAME}:
+    modules = {name: traced.get_submodule(name) for name in made.layers if _has(traced, name)}
+    if set(modules) != set(made.layers) or not all(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules.values()):
         return None
+    grids = {node_of(name): grid for name, grid in made.grids.items()}
+    if not set(grids) <= {*(node.name for node in traced.graph.nodes), OUTPUT_NAME, INPUT_NAME}:
+        return None
+    if params.scheme == "float":
+        _round_half(traced, params, {f"{name}.weight" for name in made.kept})
     for node in traced.graph.nodes:
-        _round_weights(traced, node, grids)
-    return _Imitation(traced, grids)
+        if params.scheme != "float" and node.op == "call_module" and node.target in modules and node.target not in made.kept:
+            _round_weight(modules[node.target], node, params, grids)
+    is_dynamic = params.scheme == "dynamic"
+    measured = {name for name, module in modules.items() if is_dynamic and isinstance(module, nn.Linear) and name not in made.kept}
+    return _Imitation(traced, grids, measured)
 
 
-def _round_weights(traced: fx.GraphModule, node: fx.Node, grids: Mapping[str, Grid]) -> None:
-    source = node.args[0] if node.args else None
-    if node.op != "call_module" or not isinstance(source, fx.Node) or source.name not in grids:
+def _has(traced: fx.GraphModule, name: str) -> bool:
+    return any(name == other for other, _ in traced.named_modules())
+
+
+def _round_half(traced: fx.GraphModule, params: QuantizeParams, kept: set[str]) -> None:
+    with torch.no_grad():
+        for name, tensor in (*traced.named_parameters(), *traced.named_buffers()):
+            if tensor.numel() >= MIN_ELEMENTS and name not in kept:
+                tensor.copy_(torch.from_numpy(rounded_half(tensor.numpy(), params.number)))
+
+
+def _round_weight(module: nn.Module, node: fx.Node, params: QuantizeParams, grids: Mapping[str, Grid]) -> None:
+    assert isinstance(module, (nn.Conv2d, nn.Linear)), "no other layer is imitated"
+    source = node.args[0]
+    grid = grids.get(source.name) if isinstance(source, fx.Node) else None
+    if params.scheme == "static" and grid is None:
         return
-    module = traced.get_submodule(str(node.target))
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        weight = module.weight.detach().numpy()
-        bias = None if module.bias is None else module.bias.detach().numpy()
-        integers_O, scale_O = quantize_weight(weight, bias, grids[source.name].scale)
-        with torch.no_grad():
-            module.weight.copy_(torch.from_numpy(integers_O * scale_O.reshape((-1, *[1] * (weight.ndim - 1)))))
+    weight = module.weight.detach().numpy()
+    if grid is not None:
+        values, scale = quantize_weight(weight, None if module.bias is None else module.bias.detach().numpy(), grid.scale)
+        scale = scale.reshape((-1, *[1] * (weight.ndim - 1)))
+    elif params.bits == 8:
+        values, scale = integers.per_channel(weight, 0)
+    else:
+        values, scale = integers.in_groups(weight.reshape(len(weight), -1), params.group)
+    numbers = (values * scale).reshape(len(weight), -1)[:, : weight[0].size]
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(numbers.reshape(weight.shape)))
 
 
 class _Imitation(nn.Module):
     """Interprets a folded graph and rounds each stored tensor to its grid; goes to where its inputs are."""
 
-    def __init__(self, traced: fx.GraphModule, grids: Mapping[str, Grid]) -> None:
+    def __init__(self, traced: fx.GraphModule, grids: Mapping[str, Grid], measured: set[str]) -> None:
         super().__init__()
         self.traced = traced
         self._grids = grids
+        self._measured = measured
 
     @torch.inference_mode()
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        device = pixels_BCHW.device
+    def forward(self, inputs: Tensor) -> Tensor:
+        device = inputs.device
         with torch.autocast(device.type, enabled=False):
-            logits: Tensor = _Rounding(self.traced.to(device), self._grids).run(pixels_BCHW.float())
+            logits: Tensor = _Rounding(self.traced.to(device), self._grids, self._measured).run(inputs.float())
         return logits
 
 
 class _Rounding(fx.Interpreter):
-    def __init__(self, traced: fx.GraphModule, grids: Mapping[str, Grid]) -> None:
+    """`measured`: linear layers whose input has the grid of its own extremes."""
+
+    def __init__(self, traced: fx.GraphModule, grids: Mapping[str, Grid], measured: set[str]) -> None:
         super().__init__(traced)
         self._grids = grids
+        self._measured = measured
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target in self._measured:
+            args = (rounded_activation(args[0], *args[0].aminmax()), *args[1:])
+        return super().call_module(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         grid = self._grids.get(n.name)
         if grid is None or not isinstance(value, Tensor):
             return value
-        return torch.fake_quantize_per_tensor_affine(value, grid.scale, grid.zero_point, 0, 255)
+        return torch.fake_quantize_per_tensor_affine(value, grid.scale, grid.zero_point, 0, LEVELS)
 
 
-def _schema_of(model: nn.Module, images_NCHW: np.ndarray) -> ImageSchema:
-    """What the model takes and gives, found by asking it about one blank image."""
-    _, channels, height, width = images_NCHW.shape
+def _schema_of(model: nn.Module, rows_N: np.ndarray, given: Given | None) -> Schema:
+    """What the model takes and gives; where nobody says, found by asking it about one blank image."""
+    if given is not None:
+        return given.schema
+    _, channels, height, width = rows_N.shape
     parameter = next(model.parameters())
     was_training = model.training
     with torch.inference_mode():

@@ -80,7 +80,8 @@ class Bench:
 
     def _look_at(self, student: Sampled, *, budget_s: float | None) -> None:
         made = self._students.make(student.params, self._context.seed)
-        onnx = compression.served(made.model, made.recipe, self._context.schema, self._context.calibration)
+        context = self._context
+        onnx = compression.served(made.model, made.recipe, context.schema, context.calibration, given=context.given(context.seed))
         runtime = compression.runtime_of(made.recipe)
         self._known[student.graph] = {"size_bytes": float(len(onnx)), **(self._timed(onnx, budget_s, runtime) if budget_s else {})}
 

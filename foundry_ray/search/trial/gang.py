@@ -90,7 +90,7 @@ class GangTraining:
     def __init__(self, work: Work, student: Student, place: Place, gang: Gang) -> None:
         self.epoch = epoch_of(work.checkpoint)
         self._work = work
-        self._is_int8 = quantized_bits(student.recipe) == 8
+        self._is_quantized = quantized_bits(student.recipe) != 32
         self._place = place
         self._gang = gang
         self._shape = work.shape
@@ -99,7 +99,7 @@ class GangTraining:
         self._waits = False
 
     def rows(self, *, after: int) -> list[Mapping[str, float]]:
-        """Its metrics in the epochs after this one, as far as they were trained here. What int8 costs shows at the last one before a rung."""
+        """Its metrics in the epochs after this one, as far as they were trained here. What storage costs shows at the last one before a rung."""
         return [self._rows[epoch] for epoch in sorted(self._rows) if epoch > after]
 
     def to(self, epoch: int) -> Iterator[None]:
@@ -124,7 +124,7 @@ class GangTraining:
             failed = yield from self._followed(stretch)
             if failed:
                 self._again(failed)
-            elif self._is_int8:
+            elif self._is_quantized:
                 self._judge_as_shipped()
 
     def save(self) -> str:
@@ -169,13 +169,13 @@ class GangTraining:
         self._checkpoint = told.checkpoint or self._checkpoint
 
     def _judge_as_shipped(self) -> None:
-        """The last epoch again, in int8: a group has the weights in pieces, and judges them in fp32."""
+        """The last epoch again, as it would be stored: a group has the weights in pieces, and judges them in fp32."""
         work = replace(self._work, checkpoint=self._checkpoint, shape=replace(self._shape, num_workers=1))
         training = Training(work, self._work.make(), self._place)
         training.loop.curve[-1].update(training.loop.judge())
         [self._rows[self.epoch]] = training.rows(after=self.epoch - 1)
         before, self._checkpoint = self.save(), training.save()
-        if before != self._checkpoint:  # int8 may cost nothing
+        if before != self._checkpoint:  # storage may cost nothing
             self._place.store.delete(before)
 
     def _again(self, failed: tuple[RankFailure, ...]) -> None:
