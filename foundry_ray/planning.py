@@ -84,12 +84,13 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
     from foundry_ray.runtime import local_head
     from foundry_ray.search.checks import check_imported, check_place
     from foundry_ray.search.space import load_space
-    from foundry_ray.training.checks import check_machine
+    from foundry_ray.training.checks import check_adversarial, check_machine
 
     if until in (None, "evaluation", "registry", "serving"):
         check_gates(config.gates, schema)
     if _searches(until):
         classes_only(schema, what="the search for a student")
+        check_adversarial(config.student.adversarial, has_images=schema.kind == "images")
         check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
     head = _local_head(config.cluster, settings)
     if head is not None:

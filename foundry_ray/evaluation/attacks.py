@@ -43,7 +43,9 @@ def attacked(model: nn.Module, images_NCHW: np.ndarray, labels_N: np.ndarray, ga
     with _seeded():
         drawn = _attack(model, images_NCHW.shape[1:], gate, num_classes).generate(images_NCHW.astype(np.float32), y=labels_N)
     original = images_NCHW.astype(np.int64)
-    return np.clip(np.rint(drawn).astype(np.int64), original - gate.epsilon, original + gate.epsilon).clip(0, 255).astype(np.uint8)
+    near = np.clip(np.rint(drawn).astype(np.int64), original - gate.epsilon, original + gate.epsilon)
+    changed_NCHW: np.ndarray = near.clip(0, 255).astype(np.uint8)
+    return changed_NCHW
 
 
 def _attack(model: nn.Module, input_shape: tuple[int, ...], gate: AttackGate, num_classes: int) -> Any:

@@ -78,8 +78,9 @@ def _brightness(images_NCHW: np.ndarray, added: float, generator: np.random.Gene
 
 
 def _contrast(images_NCHW: np.ndarray, remaining: float, generator: np.random.Generator) -> np.ndarray:
-    mean: np.ndarray = images_NCHW.mean(axis=(2, 3), keepdims=True)
-    return (images_NCHW - mean) * remaining + mean
+    mean = images_NCHW.mean(axis=(2, 3), keepdims=True)
+    changed_NCHW: np.ndarray = (images_NCHW - mean) * remaining + mean
+    return changed_NCHW
 
 
 def _pixelate(images_NCHW: np.ndarray, side: float, generator: np.random.Generator) -> np.ndarray:

@@ -70,8 +70,9 @@ def comparison_table(report: EvaluationReport) -> Table:
         mark = "" if row.passed is None else ("[green]pass[/green] " if row.passed else "[red]FAIL[/red] ")
         table.add_row(row.name, row.teacher, Text(row.student, style="bold"), row.ratio, f"{mark}{row.gate}")
     failed = "; ".join(f"{gate.name} is {gate.value:.4g}, wanted {gate.relation} {gate.limit:g}" for gate in report.gates if not gate.passed)
-    verdict = "[green]all gates passed[/green]" if report.passed else f"[red]a gate failed: {failed}. The model is stored, the champion stays[/red]"
-    table.caption = f"{verdict}; this test split was opened {units.times(report.num_test_openings)}"
+    verdict = "[green]all gates passed[/green]" if report.passed else "[red]a gate failed: the model is stored, the champion stays[/red]"
+    why = f"\nfailed: {failed}" if failed else ""
+    table.caption = f"{verdict}; this test split was opened {units.times(report.num_test_openings)}{why}"
     table.caption_justify = "left"
     return table
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_ray.config import SigningKeys, signing_keys
-from foundry_ray.errors import ReplicaUnhealthy, SignatureInvalid
+from foundry_ray.errors import ConfigError, ReplicaUnhealthy, SignatureInvalid
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.serving.protocol import ModelSignature
 from foundry_ray.serving.spec import ReplicaSpec
@@ -49,7 +49,7 @@ def load_servable(spec: ReplicaSpec, store: ArtifactStore, keys: SigningKeys | N
         ArtifactNotFound: The model is not in the store.
         ArtifactCorrupt: Its bytes are not the ones that were registered.
         BadRecord: The runtime cannot load them.
-        ConfigError: This machine cannot run the runtime that the model ships with.
+        ConfigError: This machine cannot run the runtime that the model ships with, or the model takes no images.
         ReplicaUnhealthy: The model loads and does not answer as it must.
     """
     from foundry_ray.artifacts import manifests
@@ -64,11 +64,20 @@ def load_servable(spec: ReplicaSpec, store: ArtifactStore, keys: SigningKeys | N
     signature = ModelSignature(
         name=spec.name,
         version=str(spec.version),
-        input_shape=runtime.input_shape,
+        input_shape=_image_shape(runtime, spec),
         classes=names or tuple(str(index) for index in range(num_classes)),
         platform=f"{runtime.name}_onnx",
     )
     return Servable(signature=signature, runtime=runtime, has_class_names=names is not None)
+
+
+def _image_shape(runtime: Runtime, spec: ReplicaSpec) -> tuple[int, int, int]:
+    if len(runtime.input_shape) != 3:
+        got = f"{runtime.input_dtype} rows of shape {runtime.input_shape}"
+        message = f"{spec.name}:{spec.version} takes {got}, wanted images (channels, height, width): an endpoint answers about nothing else."
+        raise ConfigError(message, hint="`foundry predict` answers without a server.")
+    channels, height, width = runtime.input_shape
+    return channels, height, width
 
 
 def _check_signature(spec: ReplicaSpec, store: ArtifactStore, keys: SigningKeys) -> None:

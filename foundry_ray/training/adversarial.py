@@ -90,7 +90,7 @@ def adversary_for(job: FitJob, engine: Engine) -> Adversary | None:
     if job.train.adversarial is None:
         return None
     is_whole = not any(hasattr(param, "ds_shape") for param in engine.model.parameters())
-    check_adversarial(job.train, has_images=job.split_train.has_images, is_whole=is_whole)
+    check_adversarial(job.train.adversarial, has_images=job.split_train.has_images, is_whole=is_whole)
     return Adversary(job, engine, job.train.adversarial)
 
 

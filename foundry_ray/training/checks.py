@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from foundry_ray.config import DeepSpeedConfig, LossScaleConfig, TeacherConfig, TrainConfig
+from foundry_ray.config import AdversarialConfig, DeepSpeedConfig, LossScaleConfig, TeacherConfig, TrainConfig
 from foundry_ray.errors import ConfigError, DataError, OutOfRange, ResourcesUnavailable
 from foundry_ray.training.deepspeed.config import check_deepspeed
 from foundry_ray.training.mixing import check_mixing
@@ -201,30 +201,30 @@ def check_inputs(config: TeacherConfig, schema: Schema, *, augment: Sequence[str
     """
     has_images = schema.kind == "images"
     pieces = resolved_engine(config) == "deepspeed" and (config.deepspeed.zero_stage == 3 or config.deepspeed.weights == "precision")
-    check_adversarial(config.train, has_images=has_images, is_whole=not pieces)
+    check_adversarial(config.train.adversarial, has_images=has_images, is_whole=not pieces)
     check_mixing(config.train, has_images=has_images, is_continuous=has_images)
     if augment and not has_images:
         message = f"data.augment is {list(augment)}, but the data set has {schema.kind}, wanted images or no augmentation."
         raise ConfigError(message, hint="set `data.augment: []`.")
 
 
-def check_adversarial(train: TrainConfig, *, has_images: bool, is_whole: bool) -> None:
+def check_adversarial(adversarial: AdversarialConfig | None, *, has_images: bool, is_whole: bool = True) -> None:
     """See that inputs can be changed against the weights of the moment.
 
     Args:
-        train: Says whether that is asked for.
+        adversarial: What is asked for, if anything is.
         has_images: Between two token ids there is nothing.
         is_whole: Each worker holds the whole model in fp32.
 
     Raises:
         ConfigError: They cannot.
     """
-    if train.adversarial is None:
+    if adversarial is None:
         return
     if not has_images:
-        raise ConfigError("train.adversarial is set, but the data set has token ids, wanted images.", hint="leave `adversarial` out.")
+        raise ConfigError("`adversarial` is set, but the data set has token ids, wanted images.", hint="leave `adversarial` out.")
     if not is_whole:
-        message = "train.adversarial is set, but DeepSpeed shares the weights out or casts them, wanted them whole and in fp32 on each worker."
+        message = "`adversarial` is set, but DeepSpeed shares the weights out or casts them, wanted them whole and in fp32 on each worker."
         raise ConfigError(message, hint="set `deepspeed.zero_stage` to 2 or less and `deepspeed.weights: fp32`.")
 
 

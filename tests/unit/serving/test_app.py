@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from foundry_ray.artifacts import manifests
-from foundry_ray.errors import OutOfRange, ReplicaUnhealthy, UnknownKey
+from foundry_ray.errors import ConfigError, OutOfRange, ReplicaUnhealthy, UnknownKey
 from foundry_ray.serving import app
 from foundry_ray.serving.servable import Servable, load_servable
 from foundry_ray.serving.spec import ReplicaSpec
@@ -143,6 +143,15 @@ def test_a_replica_runs_the_runtime_that_the_model_ships_with(store: MemoryStore
     meta = {"runtime": {"name": "openvino", "threads": 2, "precision": "bf16"}}
     load_servable(_published(store, meta).model_copy(update={"threads": 3}), store)
     assert opened == [{"threads": 3, "runtime": "openvino", "precision": "bf16"}], "threads are the deployer's, who knows the recipe's"
+
+
+def test_a_model_of_token_ids_has_no_endpoint(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tokens(FakeRuntime):
+        input_shape, input_dtype = (5,), "int64"
+
+    monkeypatch.setattr("foundry_ray.inference.open_shipped", lambda onnx, meta, threads: Tokens())
+    with pytest.raises(ConfigError, match=r"mnist:1 takes int64 rows of shape \(5,\), wanted images"):
+        load_servable(_published(store, {}), store)
 
 
 def test_a_model_whose_logits_are_not_finite_does_not_serve(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_who_was_trained_on_them_withstands_them_better(with_train: Callable[...
 def test_token_ids_are_refused(job: FitJob, make_model: MakeModel) -> None:
     split = TensorSplit(inputs_N=torch.zeros((16, 5), dtype=torch.int64), labels_N=torch.zeros(16, dtype=torch.int64))
     tokens = dataclasses.replace(job, train=job.train.model_copy(update={"adversarial": FGSM}), split_train=split, split_val=split, augment=())
-    with pytest.raises(ConfigError, match=r"train\.adversarial is set, but the data set has token ids"):
+    with pytest.raises(ConfigError, match="`adversarial` is set, but the data set has token ids"):
         run(tokens, make_model(), until=0)
     with pytest.raises(ConfigError, match="token ids, wanted images"):
         check_inputs(TeacherConfig(train=TrainConfig(adversarial=FGSM)), TokenSchema(length=5, vocab_size=9, classes=("a", "b")), augment=())
