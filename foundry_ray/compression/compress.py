@@ -1,4 +1,4 @@
-"""The student stage's last part: a trained student becomes the published artifact that is served."""
+"""A student becomes the published artifact that is served: trained, exported, stored as its recipe says, proven. `toolbox.compress` is for people."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from foundry_ray.compression.parity import agreement_ratio, check_export, check_
 from foundry_ray.compression.quantize import Ranges, params_of, quantized
 from foundry_ray.compression.recipes import check_recipe, quantized_bits
 from foundry_ray.compression.runtime import runtime_of
+from foundry_ray.compression.sparsity import sparsity_notes
+from foundry_ray.compression.stages import Stage
 from foundry_ray.inference import runtime_meta
 from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
 from foundry_ray.schemas import ImageSchema, Schema, classes_only
@@ -31,14 +33,22 @@ _STEPS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedStudent:
-    """A student after its full budget: the weights that are judged, its learning curve, and its last metrics on val."""
+    """A student after its full budget.
+
+    Attributes:
+        model: The weights that are judged.
+        curve: Metrics of each epoch.
+        val_metrics: The last ones on val.
+        stages: What it was on the way, where that was looked at.
+    """
 
     model: nn.Module
     curve: tuple[Mapping[str, float], ...] = ()
     val_metrics: Mapping[str, float] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
 
 
-def compress(
+def publish_student(
     recipe: CompressionRecipe,
     *,
     train: Callable[[], TrainedStudent],
@@ -73,9 +83,8 @@ def compress(
     reporter.progress(3, _STEPS, "parity proven")
     created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
     meta = _meta(model, recipe, dataset, parents)
-    artifact = manifests.publish(
-        store, kind="model", files={**_files(model, onnx, recipe, meta), **_tokenizer(dataset, store)}, meta=meta, created_at=created_at
-    )
+    files = {**_files(model, onnx, recipe, meta), **_tokenizer(dataset, store), **_stages(student.stages)}
+    artifact = manifests.publish(store, kind="model", files=files, meta=meta, created_at=created_at)
     reporter.progress(4, _STEPS, "published")
     num_params, num_macs = cost(model, dataset.schema)
     return ModelArtifact(
@@ -88,7 +97,7 @@ def compress(
         parents=parents,
         val_metrics=student.val_metrics,
         curve=student.curve,
-        notes=notes,
+        notes=(*(stage.note for stage in student.stages), *notes),
     )
 
 
@@ -127,7 +136,7 @@ def _shipped(
                 f"{label} agrees with onnxruntime on {ratio:.1%} of val predictions, wanted {MIN_AGREEMENT:.0%}; the accuracy gate decides."
             )
         notes.append(f"{label} agrees with onnxruntime on {ratio:.2%} of {len(val_NCHW)} val predictions")
-    return onnx, tuple(notes)
+    return onnx, (*notes, *sparsity_notes(model, recipe, onnx))
 
 
 def _given(dataset: DatasetRef, store: ArtifactStore) -> Given:
@@ -155,6 +164,11 @@ def _files(model: nn.Module, onnx: bytes, recipe: CompressionRecipe, meta: Json)
         "recipe.json": canonical_bytes(to_json(recipe)),
         "signature.json": canonical_bytes(meta),
     }
+
+
+def _stages(stages: tuple[Stage, ...]) -> dict[str, bytes | Path]:
+    """What each step came to."""
+    return {"steps.json": canonical_bytes(to_json(stages))} if stages else {}
 
 
 def _tokenizer(dataset: DatasetRef, store: ArtifactStore) -> dict[str, bytes | Path]:
