@@ -18,7 +18,7 @@ from foundry_ray.compression.runtime import runtime_of
 from foundry_ray.compression.sparsity import sparsity_notes
 from foundry_ray.compression.stages import Stage
 from foundry_ray.inference import runtime_meta
-from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
+from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter, RuntimeChoice
 from foundry_ray.schemas import ImageSchema, Schema, classes_only
 from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_bytes, to_json
 
@@ -130,13 +130,15 @@ def _shipped(
     check_replay(onnx, val_NCHW, choice)
     notes.append("logits bit-equal in a fresh process")
     if choice.name != "onnxruntime":
-        ratio, label = runtime_agreement_ratio(onnx, choice, val_NCHW), f"{choice.name} in {choice.precision}"
-        if ratio < MIN_AGREEMENT:
-            reporter.warn(
-                f"{label} agrees with onnxruntime on {ratio:.1%} of val predictions, wanted {MIN_AGREEMENT:.0%}; the accuracy gate decides."
-            )
-        notes.append(f"{label} agrees with onnxruntime on {ratio:.2%} of {len(val_NCHW)} val predictions")
+        notes.append(_runtime_agreement(onnx, choice, val_NCHW, reporter))
     return onnx, (*notes, *sparsity_notes(model, recipe, onnx))
+
+
+def _runtime_agreement(onnx: bytes, choice: RuntimeChoice, val_N: np.ndarray, reporter: Reporter) -> str:
+    ratio, label = runtime_agreement_ratio(onnx, choice, val_N), f"{choice.name} in {choice.precision}"
+    if ratio < MIN_AGREEMENT:
+        reporter.warn(f"{label} agrees with onnxruntime on {ratio:.1%} of val predictions, wanted {MIN_AGREEMENT:.0%}; the accuracy gate decides.")
+    return f"{label} agrees with onnxruntime on {ratio:.2%} of {len(val_N)} val predictions"
 
 
 def _given(dataset: DatasetRef, store: ArtifactStore) -> Given:
