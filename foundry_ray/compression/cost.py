@@ -131,10 +131,16 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, result: Tensor) -> int
     return query.numel() * key.shape[-2] + result.numel() * key.shape[-2]
 
 
+def _multi_head(query: Tensor, key: Tensor, value: Tensor, result: object) -> int:
+    """torch's own attention, which computes in one function: four projections to the width E of query (T, B, E), and the products."""
+    return query.shape[-1] * (2 * query.numel() + key.numel() + value.numel()) + 2 * query.numel() * key.shape[0]
+
+
 _PRODUCTS: dict[str, Callable[..., int]] = {
     "linear": _linear,
     "matmul": _matmul,
     "__matmul__": _matmul,
     "bmm": _matmul,
     "scaled_dot_product_attention": _attention,
+    "multi_head_attention_forward": _multi_head,
 }

@@ -10,7 +10,10 @@ from foundry_ray.plugins import Plugins
 from foundry_ray.protocols import Compressor
 from foundry_ray.types import Scalar
 
-_BUILTIN = {kind: f"foundry_ray.compression.{kind}" for kind in ("shrink", "prune", "distil", "quantize", "runtime")}
+_BUILTIN = {
+    kind: f"foundry_ray.compression.{kind}"
+    for kind in ("trim_vocabulary", "shrink", "factorize", "prune", "sparsify", "distil", "quantize", "runtime")
+}
 _compressors: Plugins[Compressor] = Plugins("recipe step", "foundry_ray.compressors", _BUILTIN)
 register = _compressors.register
 names = _compressors.names

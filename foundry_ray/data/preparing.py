@@ -45,7 +45,7 @@ def prepare_raw(raw: RawData, config: DataConfig, *, task: str, seed: int, store
     preprocessing = _statistics(raw.inputs_N[splits["train"]], notes) if raw.schema.kind == "images" else None
     for note in notes:
         reporter.warn(f"data {config.source}: {note}")
-    return _publish(raw, splits, preprocessing, tokenizer, task=task, notes=tuple(notes), store=store)
+    return publish_splits(raw, splits, preprocessing, tokenizer, task=task, notes=tuple(notes), store=store)
 
 
 def _clean(raw: RawData, duplicates: str, notes: list[str]) -> tuple[np.ndarray, dict[str, int]]:
@@ -115,16 +115,17 @@ def _statistics(images_NCHW: np.ndarray, notes: list[str]) -> Preprocessing:
     return Preprocessing(mean=tuple(mean_C), std=tuple(std_C))
 
 
-def _publish(
+def publish_splits(
     raw: RawData,
     splits: dict[str, np.ndarray],
-    preprocessing: Preprocessing | None,
-    tokenizer: Tokenizer | None,
+    preprocessing: Preprocessing | None = None,
+    tokenizer: Tokenizer | None = None,
     *,
     task: str,
-    notes: tuple[str, ...],
+    notes: tuple[str, ...] = (),
     store: ArtifactStore,
 ) -> DatasetRef:
+    """Store the rows of each split (numbers of rows of the raw data, by name) as a data set that `loading` reads."""
     from foundry_ray.artifacts.manifests import publish
 
     files: dict[str, bytes] = {} if tokenizer is None else {FILE: tokenizer.document.encode()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ FILE = "tokenizer.json"
 _TRAINED = "wordpiece"
 _PADDING, _UNKNOWN = "[PAD]", "[UNK]"
 _PADDINGS = (_PADDING, "<pad>")
+_LETTERS_SHARE = 4  # of the vocabulary, at the most, is for single letters: mails hold thousands, most of them once
 _KEY = "data.text.tokenizer"
 
 
@@ -61,14 +63,24 @@ class Tokenizer:
 
 
 def fit(texts: Sequence[str], config: TextConfig) -> Tokenizer:
-    """A WordPiece vocabulary (arXiv 1609.08144) of these texts, lower-case, without accents. The same texts in the same order give the same one."""
-    library = _library()
-    inner = library.Tokenizer(library.models.WordPiece(unk_token=_UNKNOWN))
-    inner.normalizer = library.normalizers.BertNormalizer(lowercase=True)
-    inner.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-    trainer = library.trainers.WordPieceTrainer(vocab_size=config.vocab_size, special_tokens=[_PADDING, _UNKNOWN], show_progress=False)
-    inner.train_from_iterator(iter(texts), trainer, length=len(texts))
-    return _sized(inner, config.length)
+    """A WordPiece vocabulary (arXiv 1609.08144) of these texts, lower-case, without accents. Equal texts give equal vocabularies.
+
+    The library numbers letters inside of words as it meets them, in an order that changes from call to call, and breaks ties by these numbers. So
+    they are given to it, as special tokens, which they are no more in what comes out.
+    """
+    learning = _wordpiece({})
+    letters = _letters(learning, texts, limit=config.vocab_size // _LETTERS_SHARE)
+    trainer = _library().trainers.WordPieceTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[_PADDING, _UNKNOWN, *(f"##{letter}" for letter in letters)],
+        initial_alphabet=letters,
+        limit_alphabet=len(letters),
+        show_progress=False,
+    )
+    learning.train_from_iterator(iter(texts), trainer, length=len(texts))
+    learnt = _wordpiece(learning.get_vocab(with_added_tokens=True))
+    learnt.add_special_tokens([_PADDING, _UNKNOWN])
+    return _sized(learnt, config.length)
 
 
 def read(path: Path, config: TextConfig) -> Tokenizer:
@@ -111,6 +123,23 @@ def tokenised(raw: RawData, train_N: np.ndarray, config: TextConfig) -> tuple[Ra
     num_blank = int((inputs_NT == tokenizer.padding).all(axis=1).sum())
     blank = (f"{num_blank} texts of {len(inputs_NT)} have no token that the tokenizer knows",) if num_blank else ()
     return replace(raw, inputs_N=inputs_NT, schema=schema, notes=(*raw.notes, *blank)), tokenizer
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Any:
+    library = _library()
+    inner = library.Tokenizer(library.models.WordPiece(vocabulary, unk_token=_UNKNOWN))
+    inner.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+    inner.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    return inner
+
+
+def _letters(inner: Any, texts: Sequence[str], *, limit: int) -> list[str]:
+    """The most common characters of the normalised texts, in the order of their code; words with another one are unknown."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(inner.normalizer.normalize_str(text))
+    common = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))
+    return sorted(common[:limit])
 
 
 def _sizes(tokenizer: Tokenizer) -> tuple[int, int]:

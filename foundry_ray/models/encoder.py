@@ -16,6 +16,7 @@ from torch.nn import functional
 from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.models.fronts import MeanPool, Reads, embedding
 from foundry_ray.models.layers import Normalize
+from foundry_ray.models.replaced import Table
 from foundry_ray.types import FORMAT_VERSION
 
 _BLOCKED = -1e4  # added to a score it leaves nothing after the softmax, and it is a number in fp16
@@ -133,7 +134,7 @@ class Encoder(nn.Module):
         reads, self._made_as = spec.reads, spec
         self.family, self.reads = spec.family, reads
         if reads.is_tokens:
-            self.embedding = embedding(reads.vocab_size, spec.width)
+            self.embedding: Table = embedding(reads.vocab_size, spec.width)
         else:
             self.normalize = Normalize(reads.channels)
             self.patches = nn.Conv2d(reads.channels, spec.width, spec.patch, spec.patch)

@@ -17,6 +17,7 @@ from foundry_ray.config import Section, parse_params
 from foundry_ray.errors import ConfigError, RecipeInfeasible
 from foundry_ray.models.fronts import Reads
 from foundry_ray.models.layers import ConvNorm
+from foundry_ray.models.replaced import Table, TrimmedEmbedding
 from foundry_ray.models.sizes import Size
 from foundry_ray.types import Json, Scalar
 
@@ -65,6 +66,17 @@ def copy_columns(source: Tensor, target: Tensor, columns: Tensor) -> None:
     """Copy the last dimension's slice of a table, a vector or a norm's scale."""
     with torch.no_grad():
         target.copy_(source.detach()[..., columns])
+
+
+def sliced_table(source: Table, columns: Tensor) -> Table:
+    """An embedding with some columns of `source`'s vectors; one whose vocabulary was trimmed still takes all ids."""
+    if isinstance(source, TrimmedEmbedding):
+        trimmed = TrimmedEmbedding(len(source.places), len(source.weight), len(columns))
+        trimmed.load_state_dict({"places": source.places, "table.weight": source.weight[:, columns]})
+        return trimmed
+    plain = nn.Embedding(len(source.weight), len(columns))
+    plain.load_state_dict({"weight": source.weight[:, columns]})
+    return plain
 
 
 def kept_channels(made_by: Iterable[Tensor], read_by: Iterable[Tensor], num_kept: int, *, what: str) -> Tensor:

@@ -17,6 +17,7 @@ from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.models import inherit, register
 from foundry_ray.models.fronts import MeanPool, Reads, embedding
 from foundry_ray.models.layers import Normalize
+from foundry_ray.models.replaced import Table
 from foundry_ray.models.sizes import Size
 from foundry_ray.types import FORMAT_VERSION, Json, Scalar, Schema, from_json, to_json
 
@@ -42,7 +43,7 @@ class Mlp(nn.Module):
         super().__init__()
         reads, self.reads = spec.reads, spec.reads
         if reads.is_tokens:
-            self.embedding = embedding(reads.vocab_size, spec.vector)
+            self.embedding: Table = embedding(reads.vocab_size, spec.vector)
             self.pool = MeanPool(reads.padding)
         else:
             self.normalize = Normalize(reads.channels)
@@ -129,7 +130,7 @@ def _inherit(teacher: Mlp, student: Mlp) -> None:
     if teacher.reads.is_tokens:
         made = teacher.embedding.weight.detach().float().T
         reads = inherit.kept_channels([made], [weights[0]], student.embedding.weight.shape[1], what="a token's vector")
-        inherit.copy_columns(teacher.embedding.weight, student.embedding.weight, reads)
+        student.embedding = inherit.sliced_table(teacher.embedding, reads)
     else:
         student.normalize.load_state_dict(teacher.normalize.state_dict())
     for number, (source, target) in enumerate(zip(sources, student.layer_list(), strict=True)):

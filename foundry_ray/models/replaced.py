@@ -84,6 +84,7 @@ class LowRankLinear(nn.Module):
         return given
 
 
+Table: typing.TypeAlias = nn.Embedding | TrimmedEmbedding | LowRankEmbedding
 Replaced: typing.TypeAlias = TrimmedEmbedding | LowRankEmbedding | LowRankLinear
 
 

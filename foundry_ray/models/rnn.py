@@ -18,6 +18,7 @@ from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.models import inherit, register
 from foundry_ray.models.fronts import MeanPool, Reads, embedding
 from foundry_ray.models.layers import Normalize
+from foundry_ray.models.replaced import Table
 from foundry_ray.models.sizes import RnnSize
 from foundry_ray.types import FORMAT_VERSION, Json, Scalar, Schema, from_json, to_json
 
@@ -46,7 +47,7 @@ class Rnn(nn.Module):
         super().__init__()
         reads, self.reads, self.cell = spec.reads, spec.reads, spec.cell
         if reads.is_tokens:
-            self.embedding = embedding(reads.vocab_size, spec.vector)
+            self.embedding: Table = embedding(reads.vocab_size, spec.vector)
         else:
             self.normalize = Normalize(reads.channels)
         widths = [spec.vector or reads.channels * reads.width, *spec.layers]
@@ -137,7 +138,7 @@ def _inherit(teacher: Rnn, student: Rnn) -> None:
     if teacher.reads.is_tokens:
         made = teacher.embedding.weight.detach().float().T
         reads = inherit.kept_channels([made], [readers[0]], student.embedding.weight.shape[1], what="a token's vector")
-        inherit.copy_columns(teacher.embedding.weight, student.embedding.weight, reads)
+        student.embedding = inherit.sliced_table(teacher.embedding, reads)
     else:
         student.normalize.load_state_dict(teacher.normalize.state_dict())
     for number, (source, target) in enumerate(zip(sources, student.layer_list(), strict=True)):

@@ -57,7 +57,7 @@ def _norm(layer: nn.Linear) -> float:
 def _inherit(teacher: Encoder, kept: Sequence[Layer], student: Encoder) -> None:
     stream_D = inherit.kept_channels(_makers(teacher, kept), _readers(teacher, kept), student.positions.shape[1], what="the stream")
     if teacher.reads.is_tokens:
-        inherit.copy_columns(teacher.embedding.weight, student.embedding.weight, stream_D)
+        student.embedding = inherit.sliced_table(teacher.embedding, stream_D)
     else:
         student.normalize.load_state_dict(teacher.normalize.state_dict())
         with torch.no_grad():

@@ -1,0 +1,108 @@
+"""The step `trim_vocabulary`: an embedding keeps the rows of tokens that occur in the training split, and one more for all the others.
+
+Ids that come in stay what the tokenizer makes of a text: the model says itself which row each of them reads, and in a served file that is one
+Gather more. Texts without a trimmed token get the answers that they got before. The row of all the others starts as their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from foundry_ray.compression import steps
+from foundry_ray.config import IMPORT, Section
+from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.protocols import Given
+from foundry_ray.types import Scalar, TokenSchema
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+
+class TrimParams(Section):
+    """Which tokens stay."""
+
+    min_count: int = Field(1, ge=1, le=1_000_000, description="Times that a token occurs in the training split, at the least.")
+
+
+@steps.register("trim_vocabulary")
+class TrimVocabulary:
+    """See the module's docstring."""
+
+    kind = "trim_vocabulary"
+
+    def check(self, params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        """See `Compressor.check`."""
+        return steps.checked(TrimParams, params, kind=self.kind)
+
+    def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
+        """See `Compressor.apply`. Raises RecipeInfeasible where there are no tokens, no rows to count in, or nothing to trim."""
+        from foundry_ray import models
+
+        kept_K = _kept(given, int(self.check(params)["min_count"]))
+        assert isinstance(given.schema, TokenSchema), "`_kept` refuses anything else"
+        for name in _tables(model, given.schema.vocab_size):
+            model.set_submodule(name, _trimmed(model.get_submodule(name), kept_K))
+        if str(getattr(model, "family", "")).startswith(IMPORT):
+            models.describe(model)  # now, and not after a whole training: what cannot be described cannot be stored
+        return model
+
+
+def _kept(given: Given, min_count: int) -> np.ndarray:
+    """Ids that occur often enough in the training split, in ascending order; that of padding is one of them."""
+    import numpy as np
+
+    schema = given.schema
+    if not isinstance(schema, TokenSchema):
+        raise _infeasible(f"the data set has {schema.kind}, wanted tokens.", "leave `trim_vocabulary` out.")
+    if given.inputs_N is None or len(given.inputs_N) == 0:
+        raise _infeasible("there are no training rows to count tokens in.", "give the step the training split.")
+    is_kept_V = np.bincount(np.asarray(given.inputs_N).ravel(), minlength=schema.vocab_size) >= min_count
+    if schema.padding is not None:
+        is_kept_V[schema.padding] = True
+    kept_K: np.ndarray = np.flatnonzero(is_kept_V)
+    if len(kept_K) + 1 >= schema.vocab_size:
+        message = f"{len(kept_K)} of {schema.vocab_size} tokens occur {min_count} times or more, so that nothing gets smaller."
+        raise _infeasible(message, "raise `trim_vocabulary.min_count`, or leave the step out.")
+    return kept_K
+
+
+def _tables(model: nn.Module, vocab_size: int) -> list[str]:
+    """Names of the embeddings of the vocabulary. Raises RecipeInfeasible where there are none, or another layer has their weights too."""
+    from torch import nn
+
+    tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding) and module.num_embeddings == vocab_size}
+    if not tables:
+        raise _infeasible(f"{type(model).__name__} has no embedding of {vocab_size} tokens.", "leave `trim_vocabulary` out.")
+    owners = [id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False)]
+    for name, table in tables.items():
+        if owners.count(id(table.weight)) > 1:
+            raise _infeasible(f"the weights of {name} are another layer's too, which has an output for each token.", "leave `trim_vocabulary` out.")
+    return list(tables)
+
+
+def _trimmed(table: nn.Module, kept_K: np.ndarray) -> nn.Module:
+    """The rows of an embedding that are kept, and the mean of the others."""
+    import torch
+    from torch import nn
+
+    from foundry_ray.models.replaced import TrimmedEmbedding
+
+    assert isinstance(table, nn.Embedding), "`_tables` names embeddings alone"
+    old_VD = table.weight.detach()
+    kept = torch.from_numpy(kept_K).to(old_VD.device)
+    is_other_V = torch.ones(len(old_VD), dtype=torch.bool, device=old_VD.device)
+    is_other_V[kept] = False
+    made = TrimmedEmbedding(len(old_VD), len(kept) + 1, old_VD.shape[1]).to(device=old_VD.device, dtype=old_VD.dtype)
+    with torch.no_grad():
+        made.places.fill_(len(kept))
+        made.places[kept] = torch.arange(len(kept), dtype=made.places.dtype, device=old_VD.device)
+        made.table.weight.copy_(torch.cat([old_VD[kept], old_VD[is_other_V].mean(0, keepdim=True)]))
+    return made.train(table.training)
+
+
+def _infeasible(reason: str, hint: str) -> RecipeInfeasible:
+    return RecipeInfeasible(f"trim_vocabulary: {reason}", hint=hint, reason=reason)
