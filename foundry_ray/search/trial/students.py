@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_ray import compression, models
+from foundry_ray.compression.prune_params import PruneParams
 from foundry_ray.config import TrainConfig, validate
 from foundry_ray.models.layers import set_dropout
 from foundry_ray.search.trial.context import TrialContext
@@ -36,6 +37,9 @@ class Student:
         }
         mask = self.recipe.step("sparsify")
         learning |= {"sparsify": to_json(mask)} if mask else {}
+        cut = self.recipe.step("prune")
+        choice = PruneParams.model_validate(dict(cut.params)).choice if cut else {}
+        learning |= {"prune": to_json(choice)} if choice else {}
         return canonical_sha256({"model": compression.effective(self.model, self.recipe), "training": learning})
 
 

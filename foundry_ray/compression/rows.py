@@ -1,0 +1,33 @@
+"""Rows of the training split as a model takes them: a bounded draw that depends on the seed alone.
+
+B rows of a batch; inputs (B, ...) are images as floats of raw pixels or token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foundry_ray.protocols import Given
+
+
+def drawn(given: Given, *, num_rows: int) -> np.ndarray:
+    """Numbers of at most `num_rows` rows, in ascending order; none where nobody gives rows. No generator but its own is touched."""
+    present = 0 if given.inputs_N is None else len(given.inputs_N)
+    chosen: np.ndarray = np.sort(np.random.default_rng(given.seed).permutation(present)[:num_rows])
+    return chosen
+
+
+def batches(model: nn.Module, given: Given, rows_N: np.ndarray, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and labels of these rows where `model` is; sequences without labels are their own."""
+    assert given.inputs_N is not None, "`drawn` gives no rows where there are none"
+    parameter = next(model.parameters())
+    for start in range(0, len(rows_N), batch_size):
+        rows_B = rows_N[start : start + batch_size]
+        stored = torch.from_numpy(given.inputs_N[rows_B])
+        labels_B = stored if given.labels_N is None else torch.from_numpy(np.asarray(given.labels_N[rows_B]))
+        inputs = stored.to(parameter.dtype) if given.schema.kind == "images" else stored
+        yield inputs.to(parameter.device), labels_B.to(parameter.device)
