@@ -55,7 +55,7 @@ class AdversarialConfig(Section):
 
     @model_validator(mode="after")
     def _steps_have_a_reader(self) -> AdversarialConfig:
-        if self.kind == "fgsm" and "steps" in self.model_fields_set:
+        if self.kind == "fgsm" and self.steps != type(self).model_fields["steps"].default:
             raise ValueError(f"kind is fgsm with steps {self.steps}; fgsm takes one step")
         return self
 

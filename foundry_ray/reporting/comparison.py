@@ -23,6 +23,7 @@ class Row:
 
 _SHOWN = {"accuracy_drop_points", "latency_ratio", "size_ratio", "params_ratio", "min_agreement"}
 """Gates that stand beside a number of their own."""
+_DEFAULT_RUNTIME = "onnxruntime"
 
 
 def rows(report: EvaluationReport) -> list[Row]:
@@ -62,10 +63,16 @@ def _latency_rows(teacher: tuple[LatencyResult, ...], student: tuple[LatencyResu
     for theirs, ours in zip(teacher, student, strict=True):
         gate = gates.get("latency_ratio") if theirs.batch_size == teacher[0].batch_size else None
         noisy = " (noisy)" if theirs.is_noisy or ours.is_noisy else ""
-        suffix = f"batch {theirs.batch_size}{noisy}"
+        suffix = f"batch {theirs.batch_size}{_places(theirs, ours)}{noisy}"
         found.append(_row(f"p50, {suffix}", theirs.p50_ms, ours.p50_ms, _ms, gate))
         found.append(_row(f"p95, {suffix}", theirs.p95_ms, ours.p95_ms, _ms, None))
     return found
+
+
+def _places(theirs: LatencyResult, ours: LatencyResult) -> str:
+    """The runtimes, teacher's first, where one of them is not the default."""
+    names = dict.fromkeys(result.runtime.partition(" ")[0] for result in (theirs, ours))
+    return "" if list(names) == [_DEFAULT_RUNTIME] else f" in {' and '.join(names)}"
 
 
 def _agreement(report: EvaluationReport, gates: Mapping[str, GateResult]) -> Row:

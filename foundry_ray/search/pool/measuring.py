@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from foundry_ray.config import LatencyConfig
-from foundry_ray.errors import ResourcesUnavailable, SearchError
+from foundry_ray.errors import BadRecord, ConfigError, ResourcesUnavailable, SearchError
 from foundry_ray.evaluation.latency import RuntimeLatencyMeter
 from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.types import LatencyResult
@@ -28,10 +28,17 @@ class RemoteMeter:
         self._device = device
 
     def measure(self, onnx: bytes, *, batch_size: int, runtime: RuntimeChoice | None = None) -> LatencyResult:
-        """See `LatencyMeter.measure`. Raises SearchError where the node does not answer."""
+        """See `LatencyMeter.measure`.
+
+        Raises:
+            BadRecord, ConfigError: The node cannot run the file, or the runtime.
+            SearchError: It does not answer.
+        """
         try:
             result: LatencyResult = ray.get(self._actor.measure.remote(onnx, batch_size=batch_size, runtime=runtime), timeout=_MEASURE_TIMEOUT_S)
         except (RayError, GetTimeoutError) as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, (BadRecord, ConfigError)):
+                raise error.cause from None
             message = f"the node with {self._device!r} did not measure a graph within {_MEASURE_TIMEOUT_S:.0f} s: {error}"
             raise SearchError(message, hint="see that the node is there; the same command continues the study.") from error
         return result

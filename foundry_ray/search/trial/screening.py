@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from foundry_ray import compression
-from foundry_ray.errors import BadRecord, RecipeInfeasible
+from foundry_ray.errors import BadRecord, ConfigError, RecipeInfeasible
 from foundry_ray.protocols import LatencyMeter, RuntimeChoice
 from foundry_ray.search import constraints as limits
 from foundry_ray.search import pareto
@@ -80,7 +80,7 @@ class Screening:
         yield _Seen(values=values)
         try:
             result = self._measured(onnx, compression.runtime_of(student.recipe), f"trial {job.number}")
-        except BadRecord as error:
+        except (BadRecord, ConfigError) as error:
             message = f"its runtime cannot run the file of trial {job.number}: {error.message}"
             raise RecipeInfeasible(message, hint="choose another `runtime`.", recipe="runtime", reason=error.message) from error
         values = {**values, "latency_p50_ms": result.p50_ms, "latency_p95_ms": result.p95_ms}
@@ -112,7 +112,9 @@ class Screening:
             if choice not in self._teachers or self._teachers[choice].is_noisy:
                 try:
                     self._teachers[choice] = self._measured(self._context.teacher_onnx, choice, "the teacher")
-                except BadRecord:
+                except (BadRecord, ConfigError):
+                    if choice == RuntimeChoice():
+                        raise
                     continue
             found.append(self._teachers[choice])
         return min(found, key=lambda result: (not result.is_noisy, result.p50_ms))

@@ -71,6 +71,15 @@ def test_every_gate_is_shown_and_those_that_failed_are_named_with_value_and_limi
     assert "fgsm_8.min_accuracy is" not in text
 
 
+def test_a_runtime_that_is_not_the_default_stands_beside_the_latency() -> None:
+    report = samples.report()
+    [ours] = report.student.latency
+    student = replace(report.student, latency=(replace(ours, runtime="openvino 2026.4.1 bf16"),))
+    assert "p50, batch 1 in onnxruntime and openvino" in _text(tables.comparison_table(replace(report, student=student)))
+    assert "p50, batch 1 " in _text(tables.comparison_table(report))
+    assert "onnxruntime" not in _text(tables.comparison_table(report))
+
+
 def test_trials_show_the_winner_and_the_front() -> None:
     text = _text(tables.trials_table(samples.study(), samples.study().trials, ("lr",)))
     assert re.search(r">0 +complete", text)

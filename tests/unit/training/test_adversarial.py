@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foundry_ray.config import AdversarialConfig, DeepSpeedConfig, TeacherConfig, TrainConfig
+from foundry_ray.config import AdversarialConfig, DeepSpeedConfig, StudentConfig, TeacherConfig, TrainConfig, semantic
 from foundry_ray.errors import ConfigError
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
@@ -157,6 +157,18 @@ def test_weights_in_pieces_are_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="DeepSpeed shares the weights out or casts them"):
         check_inputs(config, schema, augment=())
     check_inputs(config.model_copy(update={"deepspeed": DeepSpeedConfig(zero_stage=2)}), schema, augment=())
+
+
+@pytest.mark.parametrize("config", [FGSM, PGD])
+def test_a_student_is_trained_so_too_and_a_record_of_it_can_be_read_again(config: AdversarialConfig) -> None:
+    shared = StudentConfig(adversarial=config).model_dump(include=set(TrainConfig.model_fields))
+    assert TrainConfig.model_validate({**shared, "lr": 1e-3}).adversarial == config
+
+
+def test_a_key_that_is_off_changes_no_key_of_what_was_trained_before() -> None:
+    assert "adversarial" not in semantic(TrainConfig())
+    assert "adversarial" not in semantic(StudentConfig())
+    assert "adversarial" in semantic(TrainConfig(adversarial=FGSM))
 
 
 def test_a_key_that_nobody_reads_is_refused() -> None:
