@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from foundry_ray.observability import StudyView
-from foundry_ray.types import Json, LatencyResult, Scalar, Schema
+from foundry_ray.types import CompressionRecipe, Json, LatencyResult, Scalar, Schema
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,6 +199,14 @@ class ActsInTraining(Protocol):
 
     def aid(self, params: Mapping[str, Scalar], *, given: Given) -> TrainingAid | None:
         """Who does it; None where these parameters ask for nothing."""
+
+
+@runtime_checkable
+class LooksAtRecipe(Protocol):
+    """A compressor whose parameters do not go with every other step."""
+
+    def check_beside(self, params: Mapping[str, Scalar], recipe: CompressionRecipe) -> None:
+        """All steps were checked by themselves, and are in order. Raises RecipeInfeasible with the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,12 @@ def make_student(context: StudyContext, trial: Trial, *, stage_key: str, clock: 
     Checkpoints lie under `stage_key`, so that a killed stage continues.
     """
     from foundry_ray import data
-    from foundry_ray.compression.compress import compress
+    from foundry_ray.compression import publish_student
     from foundry_ray.search.study import finish_trial
 
     rows = context.student.calibration_rows
     calibration = data.load_split(context.dataset, "train", store=context.store).inputs_N[:rows]
-    return compress(
+    return publish_student(
         trial.recipe,
         train=lambda: finish_trial(context, trial, stage_key=stage_key, clock=clock, reporter=reporter),
         dataset=context.dataset,

@@ -79,6 +79,8 @@ def publish_student(
     student = train()
     model, learnt = detached(student.model)
     reporter.progress(1, _STEPS, "trained")
+    if not hasattr(model, "family"):
+        reporter.warn(f"{type(model).__name__} belongs to no model family: its file can be served, but not built again in torch from the artifact.")
     onnx, notes = _shipped(model, recipe, dataset, calibration_NCHW, learnt=learnt, store=store, reporter=reporter)
     reporter.progress(3, _STEPS, "parity proven")
     created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
@@ -159,10 +161,11 @@ def _agreement(exported: bytes, quantized: bytes, val_N: np.ndarray, label: str,
 def _files(model: nn.Module, onnx: bytes, recipe: CompressionRecipe, meta: Json) -> dict[str, bytes | Path]:
     from foundry_ray import models
 
+    architecture = {"architecture.json": canonical_bytes(models.describe(model))} if hasattr(model, "family") else {}
     return {
         "model.onnx": onnx,
         "model.safetensors": models.tensors_to_bytes(model.state_dict()),
-        "architecture.json": canonical_bytes(models.describe(model)),
+        **architecture,
         "recipe.json": canonical_bytes(to_json(recipe)),
         "signature.json": canonical_bytes(meta),
     }

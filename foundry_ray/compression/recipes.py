@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from foundry_ray.compression import steps
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.protocols import LooksAtRecipe
 from foundry_ray.types import CompressionRecipe, Scalar, Step
 
 PLAIN_NAMES = {
@@ -28,7 +29,9 @@ _ORDER = ("trim_vocabulary", "shrink", "factorize", "prune", "sparsify", "distil
 # A third party's step changes the model's shape or weights, so it acts after the shipped ones that do.
 _OTHERS = _ORDER.index("distil") - 0.5
 # These values ask for nothing, so the step is left out and equal students get equal recipes.
-_NEUTRAL = {"prune": ("ratio", 0), "distil": ("alpha", 0), "quantize": ("bits", 32)}
+_NEUTRAL = {"prune": ("ratio", 0), "sparsify": ("ratio", 0), "distil": ("alpha", 0), "quantize": ("bits", 32)}
+# But not beside these, which ask for something all the same.
+_ASKS_ANYWAY = {"distil": (("kind", "features"), ("kind", "attention"), ("kind", "none-of-labels"), ("init", "scratch"))}
 
 
 def recipe_from_params(params: Mapping[str, Scalar]) -> tuple[Mapping[str, Scalar], CompressionRecipe]:
@@ -55,7 +58,7 @@ def check_recipe(recipe: CompressionRecipe) -> CompressionRecipe:
     """The recipe with every step's defaults filled in. Needs no torch.
 
     Raises:
-        RecipeInfeasible: An unknown step, a step twice, steps out of order, or parameters outside their range.
+        RecipeInfeasible: An unknown step, a step twice, steps out of order or that do not go together, or parameters outside their range.
     """
     kinds = [step.kind for step in recipe.steps]
     for kind in kinds:
@@ -64,7 +67,12 @@ def check_recipe(recipe: CompressionRecipe) -> CompressionRecipe:
     wanted = [step.kind for step in sorted(recipe.steps, key=_position)]
     if kinds != wanted:
         raise _infeasible(f"the steps are {' -> '.join(kinds)}, wanted {' -> '.join(wanted)}", "put them in that order.")
-    return CompressionRecipe(steps=tuple(Step(kind=step.kind, params=steps.get(step.kind).check(step.params)) for step in recipe.steps))
+    checked = CompressionRecipe(steps=tuple(Step(kind=step.kind, params=steps.get(step.kind).check(step.params)) for step in recipe.steps))
+    for step in checked.steps:
+        compressor = steps.get(step.kind)
+        if isinstance(compressor, LooksAtRecipe):
+            compressor.check_beside(step.params, checked)
+    return checked
 
 
 def quantized_bits(recipe: CompressionRecipe) -> int:
@@ -75,7 +83,8 @@ def quantized_bits(recipe: CompressionRecipe) -> int:
 
 def _is_neutral(kind: str, params: Mapping[str, Scalar]) -> bool:
     name, value = _NEUTRAL.get(kind, ("", None))
-    return bool(name) and params.get(name) == value
+    asks = any(params.get(other) == asked for other, asked in _ASKS_ANYWAY.get(kind, ()))
+    return bool(name) and params.get(name) == value and not asks
 
 
 def _position(step: Step) -> float:

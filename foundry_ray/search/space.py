@@ -67,6 +67,7 @@ def check_recipes(space: SearchSpace, *, where: str) -> None:
 
     Points that no trial can have, because they break a relation, are left out.
     """
+    from foundry_ray.compression import source_of
     from foundry_ray.training.mixing import check_mixing
     from foundry_ray.training.optimizers import check_optimizer
 
@@ -76,7 +77,7 @@ def check_recipes(space: SearchSpace, *, where: str) -> None:
             _check_hyperparam(name, where=where)
         train = validate(TrainConfig, dict(hyperparams), where=f"{where}: params")
         check_optimizer(train.optimizer, key=f"{where}: params.optimizer")
-        check_mixing(train, has_images=True, distils=recipe.step("distil") is not None)
+        check_mixing(train, has_images=True, distils=source_of(recipe.step("distil")) == "cached")
 
 
 def _split(point: Mapping[str, Scalar], *, where: str) -> tuple[Mapping[str, Scalar], CompressionRecipe]:

@@ -27,7 +27,7 @@ from foundry_ray.search.rules import Rules
 from foundry_ray.search.samplers import Sampler
 from foundry_ray.search.schedulers import make_scheduler
 from foundry_ray.search.space import load_space
-from foundry_ray.search.targets import TargetSpec, has_logits, teacher_logits, trial_seed
+from foundry_ray.search.targets import TargetSpec, has_logits, teacher_logits, trial_seed, wants_logits
 from foundry_ray.search.transfer import StudyIdentity, taken_over
 from foundry_ray.search.trial import TrialRunner
 from foundry_ray.types import CompressionRecipe, Scalar, SearchSpace, StudyResult, Trial
@@ -84,7 +84,10 @@ def finish_trial(context: StudyContext, trial: Trial, *, stage_key: str, clock: 
 
     Checkpoints lie under `stage_key`, so that a killed call continues.
     """
-    logits_VNC = None if trial.recipe.step("distil") is None else teacher_logits(_target_spec(context), store=context.store, reporter=reporter)
+    from foundry_ray.compression import source_of
+
+    is_cached = source_of(trial.recipe.step("distil")) == "cached"
+    logits_VNC = teacher_logits(_target_spec(context), store=context.store, reporter=reporter) if is_cached else None
     shared = shared_context(context, SearchSpace(params=()), logits_VNC, prefix=f"checkpoints/{stage_key}")
     meter = local_meter(context.store, context.search.latency, settings=context.settings, clock=clock)
     runner = TrialRunner(shared, store=context.store, meter=meter, clock=clock, reporter=reporter, device=device_here())
@@ -134,7 +137,7 @@ def _environment(context: StudyContext, space: SearchSpace, *, prefix: str, cloc
 
 def _logits(context: StudyContext, space: SearchSpace, resources: Mapping[str, float], reporter: Reporter, session: Session) -> np.ndarray | None:
     """In a worker, because the driver may be a laptop, and needs no torch this way."""
-    if not any(param.name.startswith("distil") for param in space.params):
+    if not wants_logits(space):
         return None
     spec = _target_spec(context)
     if not has_logits(spec, context.store):

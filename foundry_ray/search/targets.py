@@ -6,12 +6,13 @@ The augmentation of (row, view) is a function of the seed, so these logits belon
 from __future__ import annotations
 
 import io
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.protocols import ArtifactStore, Reporter
-from foundry_ray.types import DatasetRef, Json, ModelArtifact, canonical_sha256
+from foundry_ray.types import DatasetRef, Json, ModelArtifact, SearchSpace, Step, canonical_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +68,17 @@ def teacher_logits(spec: TargetSpec, *, store: ArtifactStore, reporter: Reporter
     except (ValueError, KeyError, OSError) as error:
         raise ArtifactCorrupt(f"{spec.key} holds no logits: {error}.", hint=f"delete {spec.key}: it is made again.", key=spec.key) from error
     return logits
+
+
+def wants_logits(space: SearchSpace) -> bool:
+    """Whether some recipe of a space learns from logits that are computed beforehand."""
+    if not any(param.name.startswith("distil") for param in space.params):
+        return False
+    from foundry_ray.compression import source_of
+
+    choices = {param.name.removeprefix("distil."): param.choices for param in space.params if param.name in ("distil.kind", "distil.source")}
+    combined = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+    return any(source_of(Step(kind="distil", params={"alpha": 1.0, **params})) == "cached" for params in combined)
 
 
 def has_logits(spec: TargetSpec, store: ArtifactStore) -> bool:

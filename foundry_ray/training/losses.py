@@ -32,7 +32,8 @@ def distillation(logits_BC: Tensor, targets_BC: Tensor, temperature: float) -> T
     teacher = functional.log_softmax(targets_BC / temperature, dim=-1)
     if targets_BC.ndim > logits_BC.ndim:
         teacher = teacher.logsumexp(dim=1) - math.log(teacher.shape[1])
-    return functional.kl_div(student, teacher.flatten(0, -2), reduction="batchmean", log_target=True) * temperature**2
+    divergence: Tensor = functional.kl_div(student, teacher.flatten(0, -2), reduction="batchmean", log_target=True)
+    return divergence * temperature**2
 
 
 def hint_distance(regressed: Tensor, hint: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def check_mixing(train: TrainConfig, *, has_images: bool, is_continuous: bool = 
         raise _cannot("train.mixup_alpha", train.mixup_alpha, "inputs that are values and not numbers of tokens")
     if distils and (train.mixup_alpha or train.cutmix_alpha):
         message = "train.mixup_alpha or train.cutmix_alpha is above 0 while distilling, wanted one or the other: the teacher never saw a mixed input."
-        raise ConfigError(message, hint="set both to 0 for the student.")
+        raise ConfigError(message, hint="set both to 0 for the student, or `distil.source: online`.")
 
 
 def _cannot(key: str, value: float, wanted: str) -> OutOfRange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foundry_ray.compression import refuse_many_workers
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.search import memory
 from foundry_ray.search.trial.context import Place
@@ -16,8 +17,9 @@ def shape_within(place: Place, student: Student, *, num_workers: int) -> Shape:
     """The largest passes that fit; all of a worker's share at once where nobody knows what they take, or what room there is.
 
     Raises:
-        RecipeInfeasible: Not one row fits, or the workers cannot share the batch.
+        RecipeInfeasible: Not one row fits, or the workers cannot share the batch, or what a step does while the student trains.
     """
+    refuse_many_workers(student.recipe, place.context.given(student.seed), num_workers=num_workers)
     batch_size = student.train.batch_size
     if batch_size % num_workers:
         message = f"a batch of {batch_size} rows, wanted a multiple of the {num_workers} workers of `search.trial.workers`."

@@ -20,12 +20,13 @@ from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, ResourcesUnava
 from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.search import memory
 from foundry_ray.search.trial.context import WAITING, Place, TrialContext
-from foundry_ray.search.trial.students import Student
+from foundry_ray.search.trial.students import Student, teacher_of
 from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.engine import TorchEngine
-from foundry_ray.training.loop import DistilTargets, FitJob, Loop, TensorSplit
+from foundry_ray.training.loop import FitJob, Loop, TensorSplit
 from foundry_ray.training.shape import Shape, halved
 from foundry_ray.training.state import LoopState
+from foundry_ray.training.teaching import Distil
 from foundry_ray.types import CompressionRecipe, Scalar
 
 if TYPE_CHECKING:
@@ -39,19 +40,18 @@ class Arrays:
     """The arrays of a study as tensors that share their memory: training never writes to them."""
 
     def __init__(self, context: TrialContext) -> None:
+        self._context = context
         self.train = TensorSplit.of(context.train)
         self.val = TensorSplit.of(context.val)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self.logits_VNC = None if context.logits_VNC is None else torch.from_numpy(context.logits_VNC)
 
-    def distil(self, recipe: CompressionRecipe) -> DistilTargets | None:
+    def distil(self, recipe: CompressionRecipe) -> Distil | None:
         """The teacher's part in the loss, where the recipe gives it one."""
         step = recipe.step("distil")
-        if step is None:
-            return None
-        assert self.logits_VNC is not None, "a recipe distils, but the space said that none would"
-        return DistilTargets(logits_VNC=self.logits_VNC, alpha=float(step.params["alpha"]), temperature=float(step.params["temperature"]))
+        teachers = [teacher_of(self._context)] if compression.source_of(step) == "online" else []
+        return compression.distillation(step, logits_VNC=self.logits_VNC, teachers=teachers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,15 +175,20 @@ class Training:
 
     def _made(self, student: Student) -> Loop:
         place, shipped = self._place, None
-        if quantized_bits(student.recipe) == 8:
-            shipped = self._int8
+        if quantized_bits(student.recipe) != 32:
+            shipped = self._as_shipped(student)
         engine = TorchEngine(student.model, student.train, device=place.device, accumulation=self._shape.accumulation)
         job = fit_job(place.context, place.arrays, student, self._shape, eval_transform=shipped)
         return Loop(job, engine, reporter=place.reporter, clock=place.clock, between_steps=self._pause)
 
-    def _int8(self, model: nn.Module) -> nn.Module:
-        with self._place.phases.within("calibrate"):
-            return compression.simulate(model, self._place.context.calibration)
+    def _as_shipped(self, student: Student) -> Callable[[nn.Module], nn.Module]:
+        context = self._place.context
+
+        def made(model: nn.Module) -> nn.Module:
+            with self._place.phases.within("calibrate"):
+                return compression.simulate(model, context.calibration, student.recipe, given=context.given(student.seed))
+
+        return made
 
     def _pause(self) -> None:
         with self._place.phases.within(WAITING):

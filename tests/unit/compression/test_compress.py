@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from foundry_ray import models
 from foundry_ray.artifacts import manifests
-from foundry_ray.compression import TrainedStudent, compress, recipe_from_params, to_onnx
+from foundry_ray.compression import TrainedStudent, publish_student, recipe_from_params, to_onnx
 from foundry_ray.compression.compress import _shipped
 from foundry_ray.compression.parity import check_export, check_replay
 from foundry_ray.errors import ParityFailed
@@ -24,7 +24,7 @@ from foundry_ray.protocols import RuntimeChoice
 @pytest.fixture
 def shipped(trained, dataset, images, memory_store, clock, reporter):
     def ship(**params):
-        return compress(
+        return publish_student(
             recipe_from_params({"width": 8, "depth": 1, **params})[1],
             train=lambda: TrainedStudent(model=trained, curve=({"loss": 1.0},), val_metrics={"accuracy": 0.99}),
             dataset=dataset,

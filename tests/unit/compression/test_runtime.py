@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from foundry_ray.artifacts import manifests
-from foundry_ray.compression import TrainedStudent, apply_recipe, compress, effective, recipe_from_params, runtime_of
+from foundry_ray.compression import TrainedStudent, apply_recipe, effective, publish_student, recipe_from_params, runtime_of
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.inference import open_shipped, openvino, predict, shipped_runtime
 from foundry_ray.protocols import Given, RuntimeChoice
@@ -57,7 +57,7 @@ def test_students_that_differ_in_the_runtime_alone_are_not_the_same(model):
 
 
 def test_a_student_ships_with_its_runtime_and_answers_in_it(trained, dataset, images, memory_store, clock, reporter, monkeypatch):
-    artifact = compress(
+    artifact = publish_student(
         recipe(runtime="openvino", runtime_threads=1, weight_bits=8),
         train=lambda: TrainedStudent(model=trained),
         dataset=dataset,

@@ -199,3 +199,23 @@ def _shape() -> object:
     from foundry_ray.training.shape import Shape
 
     return Shape(num_workers=1, micro_batch_size=16, accumulation=1, zero_stage=0)
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"sparsify.ratio": 0.5}, "sparsify needs masks of whole tensors"),
+        ({"distil.source": "online"}, "distil needs a teacher in the step"),
+        ({"distil.kind": "attention"}, "distil needs a teacher in the step"),
+        ({"distil.kind": "self"}, "distil needs a teacher in the step"),
+    ],
+)
+def test_what_one_process_must_do_is_refused_before_a_group_trains_it(
+    trial_context: TrialContext, memory_store: MemoryStore, more: dict[str, object], what: str
+) -> None:
+    gang = OneWorkerGang(trial_context, memory_store)
+    [event] = list(_runner(gang)(_job(params={**FP32, **more})))
+    assert event.kind == "infeasible"
+    assert event.error == f"recipe step {what}, which one process does, but 2 workers train a trial."
+    assert not gang.shapes
+    assert _alone(trial_context, _job(params={**FP32, **more}, later=()))[-1].kind == "rung"

@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from foundry_ray.compression import recipe_from_params
 from foundry_ray.errors import ArtifactCorrupt, BadRecord, RecipeInfeasible
 from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.search import constraints, memory
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.trial import TrialContext, TrialRunner
 from foundry_ray.search.trial.screening import dominance
+from foundry_ray.search.trial.students import Students
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.search import RecordedLatencyMeter
@@ -485,3 +487,46 @@ def test_the_chosen_trial_is_finished_although_its_checkpoint_was_collected(tria
     expected = runner.finish(trial, prefix="checkpoints/one").curve
     again = runner.finish(replace(trial, checkpoint="studies/s/trials/000000/000002-gone.pt"), prefix="checkpoints/two")
     assert [dict(point) for point in again.curve] == [dict(point) for point in expected]
+
+
+ACTING = {
+    "sparsify.ratio": 0.5,
+    "sparsify.end": 0.5,
+    "sparsify.whole_ends": False,
+    "distil.kind": "features",
+    "weight_bits": 32,
+}
+
+
+def test_a_trial_whose_teacher_is_at_hand_needs_no_cached_answers_and_resumes_bit_for_bit(
+    trial_context: TrialContext, memory_store: MemoryStore
+) -> None:
+    context, params = replace(trial_context, logits_VNC=None), {**PARAMS, **ACTING}
+    whole = _run(tiny_runner(context, memory_store), _job(params=params, to_epoch=3))[-1]
+    first = _run(tiny_runner(context, memory_store), _job(params=params, to_epoch=1))
+    again = _job(params=params, from_epoch=1, to_epoch=3, checkpoint=first[-1].checkpoint, known=first[0].values)
+    assert _run(tiny_runner(context, memory_store), again)[-1].values == whole.values
+    assert _run(tiny_runner(context, memory_store), again)[-1].checkpoint == whole.checkpoint  # named by the hash of all tensors
+    plain = _run(tiny_runner(trial_context, memory_store), _job(params={**PARAMS, "weight_bits": 32}, to_epoch=3))[-1]
+    assert plain.values != whole.values
+
+
+def test_what_is_finished_has_the_zeros_and_nothing_of_the_regressors(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    params = {**PARAMS, **ACTING}
+    recipe = recipe_from_params(params)[1]
+    trial = Trial(trial_id="0", number=0, params=params, recipe=recipe, seed=1)
+    student = tiny_runner(replace(trial_context, logits_VNC=None), memory_store).finish(trial, prefix="checkpoints/k").model
+    before = Students(trial_context).make(params, 1).model
+    assert {name: tensor.shape for name, tensor in student.state_dict().items()} == {
+        name: tensor.shape for name, tensor in before.state_dict().items()
+    }
+    matrices = [param for param in student.parameters() if param.ndim > 1]
+    assert sum(int((param == 0).sum()) for param in matrices) == pytest.approx(0.5 * sum(param.numel() for param in matrices), rel=0.02)
+
+
+@pytest.mark.parametrize("other", [{"sparsify.ratio": 0.6}, {"sparsify.end": 0.6}, {"distil.kind": "attention"}, {"distil.beta": 2.0}])
+def test_students_that_train_otherwise_are_no_repetitions(trial_context: TrialContext, other: dict[str, object]) -> None:
+    students = Students(trial_context)
+    params = {**PARAMS, **ACTING}
+    assert students.make(params, 1).identity == students.make(dict(reversed(params.items())), 1).identity
+    assert students.make({**params, **other}, 1).identity != students.make(params, 1).identity
