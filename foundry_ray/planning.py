@@ -13,7 +13,7 @@ from foundry_ray.config import PipelineConfig, Settings, StoreConfig, TeacherCon
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.runlog import list_runs, load_run, read_result
-from foundry_ray.schemas import Schema, classes_only
+from foundry_ray.schemas import Schema, classes_only, images_only
 from foundry_ray.stages import PROGRESS_PREFIXES, STAGES
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, Plan, PlannedStage, PlannedTraining, StudyResult, from_json
 
@@ -77,7 +77,7 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         until: The last stage; all of them where None.
 
     Raises:
-        ConfigError: Stages that are asked for work on images alone, or this machine lacks a tool.
+        ConfigError: Stages that are asked for do not work on such rows, or this machine lacks a tool.
         ResourcesUnavailable: The workers do not fit this machine, which is what trains.
     """
     from foundry_ray.evaluation import check_gates
@@ -90,6 +90,8 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         check_gates(config.gates, schema)
     if _searches(until):
         classes_only(schema, what="the search for a student")
+        if config.serve.enabled and until is None:
+            images_only(schema, what="serving", hint="set `serve.enabled: false`: `foundry predict` answers about texts.")
         check_adversarial(config.student.adversarial, has_images=schema.kind == "images")
         check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
     head = _local_head(config.cluster, settings)

@@ -42,7 +42,7 @@ def _trained(config: PipelineConfig, dataset: DatasetRef, stage_key: str, *, con
     from foundry_ray.training.rank import RankJob
     from foundry_ray.training.trainer import fit
 
-    store, settings, clock, has_images = context.store, context.settings, context.clock, dataset.schema.kind == "images"
+    store, settings, clock, is_classified = context.store, context.settings, context.clock, bool(dataset.schema.classes)
 
     def teacher(*, session: Session | None, reporter: Reporter) -> ModelArtifact:
         return fit(
@@ -56,7 +56,7 @@ def _trained(config: PipelineConfig, dataset: DatasetRef, stage_key: str, *, con
             settings=settings,
             reporter=reporter,
             session=session,
-            export=(lambda model: to_onnx(model, dataset.schema)) if has_images else None,
+            export=(lambda model: to_onnx(model, dataset.schema)) if is_classified else None,
             cost=lambda model: cost(model, dataset.schema),
             clock=clock,
         )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.errors import ArtifactCorrupt
 from foundry_ray.inference.reading import read_images
+from foundry_ray.inference.reading_text import read_rows
+from foundry_ray.inference.rows import PIXELS
 from foundry_ray.inference.runtimes import Runtime
 from foundry_ray.inference.shipping import open_shipped
 from foundry_ray.protocols import ArtifactStore
@@ -64,11 +66,12 @@ def predict_files(store: ArtifactStore, model: ModelArtifact, source: Path, *, t
     Args:
         store: Where the model is.
         model: A student's artifact, whose signature names its task and its classes.
-        source: An image, a folder of images, or a .npy file of uint8 images (N, C, H, W) or (N, H, W).
+        source: An image, a folder of images, or a .npy file of uint8 images (N, C, H, W) or (N, H, W). For a model of texts: a .txt file (a text a
+            line), a .csv or .jsonl with a column `text`, or a .npy file of ids (N, T).
         threads: Instead of those that it ships with.
 
     Raises:
-        DataError: There is nothing to read, or the model does not take images.
+        DataError: There is nothing to read, or texts and no tokenizer.
         ConfigError: This machine cannot run the runtime that the model ships with.
         BadRecord: A file is unreadable or has another size than the model takes.
         ArtifactCorrupt: The artifact has no signature.
@@ -77,11 +80,22 @@ def predict_files(store: ArtifactStore, model: ModelArtifact, source: Path, *, t
 
     task_name, classes = _signature(store, model)
     runtime = _opened(store, model, threads)
-    rows, images_NCHW = read_images(source, runtime.input_shape)
+    names, rows_N = read_images(source, runtime.input_shape) if runtime.input_dtype == PIXELS else _read_texts(store, model, runtime, source)
     task = tasks.get(task_name)
-    for row, logits_C in zip(rows, run_batched(runtime, images_NCHW), strict=True):
+    for name, logits_C in zip(names, run_batched(runtime, rows_N), strict=True):
         answer = task.prediction(logits_C, classes)
-        yield {"input": row, **answer} if isinstance(answer, dict) else {"input": row, "prediction": answer}
+        yield {"input": name, **answer} if isinstance(answer, dict) else {"input": name, "prediction": answer}
+
+
+def _read_texts(store: ArtifactStore, model: ModelArtifact, runtime: Runtime, source: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the rows, and their ids, by the tokenizer that lies beside the model."""
+    from foundry_ray.artifacts import manifests
+    from foundry_ray.data.tokenizer import FILE, Tokenizer
+
+    key = model.artifact.key
+    has_tokenizer = FILE in manifests.load_manifest(store, key).files
+    tokenizer = Tokenizer(manifests.read_file(store, key, FILE).decode()) if has_tokenizer else None
+    return read_rows(source, length=runtime.input_shape[0], tokenizer=tokenizer)
 
 
 def _signature(store: ArtifactStore, model: ModelArtifact) -> tuple[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from foundry_ray.compression import recipe_from_params
 from foundry_ray.config import ModelConfig, PipelineConfig, SearchConfig
 from foundry_ray.errors import ConfigError, OutOfRange, SearchSpaceError
+from foundry_ray.models.sizes import UNSIZED
 from foundry_ray.plugins import IMPORT
 from foundry_ray.search import points
 from foundry_ray.search.policy import parse_policy
@@ -40,7 +41,7 @@ def check_students(space: SearchSpace, config: PipelineConfig) -> None:
         OutOfRange: `student.batch_size` does.
     """
     where, probed = config.search.space, list(points.probes(space))
-    if not config.teacher.model.family.startswith(IMPORT):
+    if not config.teacher.model.family.startswith(IMPORT) and config.teacher.model.family not in UNSIZED:
         _check_sizes(probed, config.teacher.model, where=where)
     num_rows = int(config.data.split.train) if config.data.split.train >= 1 else None
     if num_rows is not None:
@@ -51,11 +52,12 @@ def check_imported(space: SearchSpace, model: ModelConfig, *, where: str) -> Non
     """See that a space asks of a user's own model only what its factory can make again.
 
     Raises:
-        SearchSpaceError: A recipe shrinks it, or cuts channels out of it.
+        SearchSpaceError: A recipe shrinks it, cuts channels out of it, or replaces its layers.
     """
     if not model.family.startswith(IMPORT):
         return
-    for kind, names in (("shrink", "`width` and `depth`"), ("prune", "`prune_ratio`")):
+    replaces = (("trim_vocabulary", "`trim_vocabulary.min_count`"), ("factorize", "`factorize.embedding_ratio` and `.linear_ratio`"))
+    for kind, names in (("shrink", "`width` and `depth`"), ("prune", "`prune_ratio`"), *replaces):
         if any(step.kind == kind for point in points.probes(space) for step in recipe_from_params(point)[1].steps):
             message = (
                 f"{where}: recipes {kind} the teacher, but teacher.model.family is {model.family}, whose factory makes one shape; wanted no {kind}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from foundry_ray.errors import ArtifactCorrupt, ConfigError
-from foundry_ray.schemas import ImageSchema, Schema, TokenSchema, images_only
+from foundry_ray.schemas import ImageSchema, Schema, TokenSchema, classes_only, images_only
 from foundry_ray.types import DatasetRef, from_json, to_json
 
 IMAGES = ImageSchema(channels=3, height=4, width=5, dtype="uint8", classes=("a", "b"))
@@ -36,7 +36,12 @@ def test_shapes_of_inputs_and_labels() -> None:
 
 def test_who_works_on_images_alone_says_what_it_got() -> None:
     assert images_only(IMAGES, what="x") is IMAGES
-    with pytest.raises(
-        ConfigError, match=r"the evaluation got sequences of 8 token ids \(vocabulary of 100\), wanted images. Hint: `foundry run --until"
-    ):
-        images_only(TOKENS, what="the evaluation")
+    with pytest.raises(ConfigError, match=r"model family cnn got sequences of 8 token ids \(vocabulary of 100\), wanted images. Hint: for tokens"):
+        images_only(TOKENS, what="model family cnn")
+
+
+def test_who_needs_a_class_for_each_row_says_what_it_got() -> None:
+    sorted_rows = TokenSchema(length=8, vocab_size=9, classes=("a",), has_labels=True)
+    assert [classes_only(schema, what="x") for schema in (IMAGES, sorted_rows)] == [IMAGES, sorted_rows]
+    with pytest.raises(ConfigError, match=r"the evaluation got tokens with a label at each token, wanted one class per row\. Hint: `foundry run"):
+        classes_only(TOKENS, what="the evaluation")

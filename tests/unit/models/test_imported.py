@@ -122,9 +122,9 @@ def test_a_module_that_fails_is_refused_before_a_model_is_built(write: Write) ->
         models.check(config())
 
 
-def test_a_shipped_family_refuses_tokens() -> None:
+def test_a_family_of_convolutions_refuses_tokens() -> None:
     with pytest.raises(
-        ConfigError, match=r"model family cnn got sequences of 5 token ids \(vocabulary of 11\), wanted images. Hint: set `teacher.model"
+        ConfigError, match=r"model family cnn got sequences of 5 token ids \(vocabulary of 11\), wanted images. Hint: for tokens choose"
     ):
         models.check(ModelConfig(family="cnn"), WORDS)
     with pytest.raises(ConfigError, match="model family resnet got sequences of 5 token ids"):
@@ -152,7 +152,14 @@ def test_a_model_whose_tensors_were_cut_has_no_description() -> None:
         models.describe(model)
 
 
-@pytest.mark.parametrize(("keys", "message"), [({"family": "import:a:b", "width": 64}, "with width 64"), ({"params": {"a": 1}}, "with params a")])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"family": "import:a:b", "width": 64}, "with width 64"),
+        ({"params": {"a": 1}}, "a"),
+        ({"family": "pretrained", "width": 64}, "with width 64, but a checkpoint brings its own size"),
+    ],
+)
 def test_a_key_that_nobody_reads_is_refused(keys: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ModelConfig.model_validate(keys)
+    with pytest.raises((ValueError, ConfigError), match=message):
+        models.check(ModelConfig.model_validate(keys))
