@@ -33,6 +33,9 @@ _NEUTRAL = {"prune": ("ratio", 0), "sparsify": ("ratio", 0), "distil": ("alpha",
 # But not beside these, which ask for something all the same.
 _ASKS_ANYWAY = {"distil": (("kind", "features"), ("kind", "attention"), ("kind", "none-of-labels"), ("init", "scratch"))}
 
+# Nor beside these, where they are above 0.
+_RATIOS = {"prune": ("heads_ratio", "layers_ratio")}
+
 
 def recipe_from_params(params: Mapping[str, Scalar]) -> tuple[Mapping[str, Scalar], CompressionRecipe]:
     """Split a sample into hyperparameters of training (`lr`, `weight_decay`, ...) and the checked recipe.
@@ -83,7 +86,7 @@ def quantized_bits(recipe: CompressionRecipe) -> int:
 
 def _is_neutral(kind: str, params: Mapping[str, Scalar]) -> bool:
     name, value = _NEUTRAL.get(kind, ("", None))
-    asks = any(params.get(other) == asked for other, asked in _ASKS_ANYWAY.get(kind, ()))
+    asks = any(params.get(other) == asked for other, asked in _ASKS_ANYWAY.get(kind, ())) or any(params.get(other) for other in _RATIOS.get(kind, ()))
     return bool(name) and params.get(name) == value and not asks
 
 
