@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from foundry_ray.registry import ModelCard
 
 _SERVE = """\
-Everything that serving needs is in `model.onnx`: it takes raw pixels, normalises them itself, and gives logits. `signature.json` names the
-classes. numpy and onnxruntime are enough:
+Everything that serving needs is in `model.onnx`: it takes raw pixels, which it normalises itself, or token ids, and gives logits. `signature.json`
+names what it takes and the classes; where a `tokenizer.json` lies beside it, the library tokenizers makes ids of texts with it, already cut and padded.
+numpy and onnxruntime are enough:
 
 ```python
 import json
@@ -27,8 +28,8 @@ import onnxruntime
 with open("signature.json", encoding="utf-8") as file:
     signature = json.load(file)
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-images = np.load(sys.argv[1])  # uint8, of the shape in signature["input"]["shape"]
-[logits] = session.run([signature["output"]["name"]], {signature["input"]["name"]: images})
+rows = np.load(sys.argv[1])  # of the dtype and the shape in signature["input"]
+[logits] = session.run([signature["output"]["name"]], {signature["input"]["name"]: rows})
 print(json.dumps([signature["classes"][index] for index in logits.argmax(axis=1)]))
 ```
 """
