@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SERVE = """\
 Everything that serving needs is in `model.onnx`: it takes raw pixels, which it normalises itself, or token ids, and gives logits. `signature.json`
-names what it takes and the classes; where a `tokenizer.json` lies beside it, the library tokenizers makes ids of texts with it, already cut and padded.
+names what it takes and the classes; where a `tokenizer.json` lies beside it, the library tokenizers makes ids of texts with it, cut and padded.
 numpy and onnxruntime are enough:
 
 ```python
