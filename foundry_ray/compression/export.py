@@ -49,20 +49,6 @@ def to_onnx(model: nn.Module, schema: Schema) -> bytes:
     return _finished(_exported_by_torch(model, schema))
 
 
-def uses_torch_exporter(model: nn.Module, schema: Schema | None = None) -> bool:
-    """Whether `model` holds an operator that only torch's slow exporter knows; of a model of tokens, who asks must say what a row looks like."""
-    traced = folded(model)
-    if traced is None:
-        return True
-    try:
-        if schema is not None:
-            note_shapes(traced, schema)
-        _visited(traced)
-    except Unsupported:
-        return True
-    return False
-
-
 def input_name(schema: Schema) -> str:
     """What the one input of a file is called."""
     return INPUT_NAME if schema.kind == "images" else TOKENS_NAME

@@ -116,9 +116,10 @@ def _attention(writer: GraphWriter, node: fx.Node, out: str) -> None:
 @function_rule("unflatten")
 def _unflatten(writer: GraphWriter, node: fx.Node, out: str) -> None:
     dim, sizes = node.args[1:3] if len(node.args) == 3 else (None, None)
-    if not isinstance(sizes, (tuple, list)) or not isinstance(dim, int) or dim != writer.rank(node) - len(sizes):
+    wanted = [size for size in sizes if isinstance(size, int)] if isinstance(sizes, (tuple, list)) else []
+    if not wanted or not isinstance(dim, int) or dim != writer.rank(node) - len(wanted):
         raise Unsupported("an unflatten of another dimension than the last")
-    writer.emit("Reshape", [source_of(node), writer.integers(f"{out}/shape", [0] * dim + [int(size) for size in sizes])], out)
+    writer.emit("Reshape", [source_of(node), writer.integers(f"{out}/shape", [0] * dim + wanted)], out)
 
 
 @function_rule("transpose")

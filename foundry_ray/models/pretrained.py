@@ -48,22 +48,22 @@ class PretrainedFamily(TransformerFamily):
         if isinstance(schema, ImageSchema):
             raise ConfigError("model family pretrained got images, wanted texts.", hint="choose cnn, resnet or transformer for images.")
         reads = Reads.of(schema, family=self.name)
-        bert = _loaded(source)
-        _check(bert.config, reads, source)
+        bert = _loaded(source, reads)
         encoder = Encoder(_spec(bert.config, reads, num_classes=len(schema.classes)))
         _copy(bert, encoder)
         return encoder
 
 
-def _loaded(source: str) -> Any:
+def _loaded(source: str, reads: Reads) -> Any:
     folder = in_package(source, key=_KEY)
     _verify(folder, source)
     try:
-        from transformers import AutoModel
+        from transformers import AutoConfig, AutoModel
     except ImportError as error:
         hint = 'pip install "foundry-ray[transformers]"'
         raise ConfigError("model family pretrained needs transformers, which is not installed.", hint=hint) from error
     try:
+        _check(AutoConfig.from_pretrained(folder, local_files_only=True), reads, source)
         return AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{_KEY} is {source!r}, which transformers cannot load: {error}.", hint="name a folder with config.json.") from error
@@ -82,13 +82,10 @@ def _verify(folder: Path, source: str) -> None:
 
 def _check(config: Any, reads: Reads, source: str) -> None:
     """Raises ConfigError for another architecture than BERT's, and for rows that are not its tokens."""
-    if (
-        config.model_type != "bert"
-        or config.hidden_act not in ("gelu", "relu")
-        or getattr(config, "position_embedding_type", "absolute") != "absolute"
-    ):
-        got = f"{config.model_type} with {config.hidden_act}"
+    act = getattr(config, "hidden_act", "")
+    if config.model_type != "bert" or act not in ("gelu", "relu"):
         hint = "other architectures come by `family: import:package.module:factory`."
+        got = f"{config.model_type} {act}".strip()
         raise ConfigError(f"{_KEY} is {source!r}, which is a {got}, wanted a BERT encoder with gelu or relu.", hint=hint)
     if reads.vocab_size != config.vocab_size:
         hint = f"set `data.text.tokenizer: {source.rstrip('/')}/tokenizer.json`."

@@ -73,7 +73,7 @@ def test_a_plan_names_what_a_run_from_here_would_refuse_and_ignore(source: str, 
 def test_a_search_over_token_ids_is_refused_and_a_teacher_of_them_is_not(source: str, settings: Settings) -> None:
     schema = TokenSchema(length=6, vocab_size=7)
     check_run(_config(source), schema, settings, until="teacher")
-    with pytest.raises(ConfigError, match="the search for a student got sequences of 6 token ids") as caught:
+    with pytest.raises(ConfigError, match="the search for a student got tokens with a label at each token") as caught:
         check_run(_config(source), schema, settings)
     assert "--until teacher" in caught.value.hint
 

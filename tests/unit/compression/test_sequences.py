@@ -15,8 +15,8 @@ from torch import nn
 
 from foundry_ray import models
 from foundry_ray.compression import apply_recipe, cost, to_onnx
-from foundry_ray.compression.export import uses_torch_exporter
 from foundry_ray.compression.factorize import truncated
+from foundry_ray.compression.onnx_layers import is_traced
 from foundry_ray.compression.parity import check_export
 from foundry_ray.config import ModelConfig
 from foundry_ray.errors import RecipeInfeasible
@@ -59,6 +59,11 @@ def made(model: nn.Module, *steps: Step) -> nn.Module:
     return apply_recipe(model, CompressionRecipe(steps=steps), given, family=model.family).eval()
 
 
+def is_direct(data: bytes) -> bool:
+    """Written in milliseconds, and not by torch's exporter."""
+    return is_traced(onnx.load_model_from_string(data).graph)
+
+
 def logits(model: nn.Module, inputs: np.ndarray) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.from_numpy(inputs))
@@ -69,7 +74,7 @@ def logits(model: nn.Module, inputs: np.ndarray) -> torch.Tensor:
 def test_a_family_is_written_directly_and_answers_as_torch_does(kind: str, schema: Schema) -> None:
     model = build(kind, schema)
     set_dropout(model, 0.3)
-    assert not uses_torch_exporter(model, schema)
+    assert is_direct(to_onnx(model, schema))
     assert check_export(model, to_onnx(model, schema), rows(schema)).max_abs_ratio < 1e-5
 
 
@@ -94,7 +99,7 @@ def test_what_cannot_be_written_directly_goes_through_torch() -> None:
             return self.inner(ids) if len(ids.shape) == 2 else self.inner(ids[None])
 
     model = Doubting(build("mlp", TOKENS, width=4, depth=1)).eval()
-    assert uses_torch_exporter(model, TOKENS)
+    assert not is_direct(to_onnx(model, TOKENS))
     assert check_export(model, to_onnx(model, TOKENS), rows(TOKENS)).max_abs_ratio < 1e-5
 
 
@@ -132,7 +137,7 @@ def test_rows_without_a_trimmed_token_get_the_same_answers(kind: str) -> None:
     assert torch.equal(logits(trimmed, training_rows()), logits(model, training_rows()))
     assert len(trimmed.embedding.weight) == len(np.unique(training_rows())) + 1 < 60
     assert check_export(trimmed, to_onnx(trimmed, TOKENS), rows(TOKENS)).max_abs_ratio < 1e-5
-    assert not uses_torch_exporter(trimmed, TOKENS)
+    assert is_direct(to_onnx(trimmed, TOKENS))
 
 
 def test_all_trimmed_tokens_share_the_mean_of_their_vectors() -> None:
@@ -169,6 +174,18 @@ def test_a_trimmed_model_shrinks_and_still_takes_all_ids(kind: str) -> None:
     student = made(build(kind, TOKENS), Step(kind="trim_vocabulary"), Step(kind="shrink", params={"width": 8, "depth": 1}))
     assert torch.equal(student.embedding.places, trimmed.embedding.places)
     assert logits(student, np.full((1, 9), 59)).isfinite().all()
+
+
+@kinds
+@schemas
+def test_a_pruned_family_is_described_and_exported(kind: str, schema: Schema) -> None:
+    model = build(kind, schema, width=32)
+    recipe = CompressionRecipe(steps=(Step(kind="prune", params={"ratio": 0.5}),))
+    pruned = apply_recipe(model, recipe, Given(schema=schema), family=model.family).eval()
+    twin = models.rebuild(models.describe(pruned)).eval()
+    models.load_tensors(twin, pruned.state_dict())
+    assert cost(pruned, schema).num_params < cost(model, schema).num_params
+    assert check_export(twin, to_onnx(pruned, schema), rows(schema)).max_abs_ratio < 1e-5
 
 
 def test_what_there_is_nothing_to_trim_of_is_infeasible() -> None:

@@ -80,7 +80,7 @@ def test_channels_last_and_bf16_train_a_step(family: str) -> None:
 
 
 def test_an_unknown_family_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ConfigError, match="no model family 'vgg', wanted one of cnn, resnet"):
+    with pytest.raises(ConfigError, match="no model family 'vgg', wanted one of cnn, mlp, pretrained, resnet, rnn, transformer"):
         models.get("vgg")
 
 
