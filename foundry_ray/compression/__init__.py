@@ -16,16 +16,21 @@ from foundry_ray.compression.recipes import check_recipe, recipe_from_params
 from foundry_ray.compression.runtime import runtime_of
 from foundry_ray.compression.simulate import simulate
 from foundry_ray.compression.steps import register
+from foundry_ray.compression.toolbox import Fitting, Options, compress, fit_here
 
 __all__ = [
     "Cost",
+    "Fitting",
+    "Options",
     "TrainedStudent",
     "aids",
     "apply_recipe",
     "check_recipe",
+    "compress",
     "cost",
     "distillation",
     "effective",
+    "fit_here",
     "publish_student",
     "quantize_onnx",
     "recipe_from_params",

@@ -82,8 +82,10 @@ class Judge:
         return {last.metric: last.value}
 
     def see(self, name: str, model: nn.Module) -> None:
-        """A student in fp32, which is left as it was."""
-        model = copy.deepcopy(model).cpu().eval()
+        """A student in fp32, which is left as it was, without the int8 that its training simulates."""
+        from foundry_ray.compression.fake_quant import detached
+
+        model = detached(copy.deepcopy(model).cpu().eval())[0]
         onnx = served(model, CompressionRecipe(), self._given.schema, self._calibration_N)
         self._add(name, model, len(onnx), _logits(model, self._held_back.inputs_N))
 
