@@ -65,14 +65,13 @@ class _Writer(Rewriter):
         if node.op_type in MOVES and node.input[0] in self.grids:
             self._move(node)
             return
-        layer = self._layers.get(output)
-        if layer is not None and layer.op_type in STORED_ONLY and output not in self.grids:
-            store_int8(self, node, layer)
-            return
-        if layer is not None and layer.source in self.grids:
-            node = self._with_stored_weight(node, layer)
-        stored = self._stored_as(output)
-        self.copy(node, output=f"{stored}/f" if stored else None)
+        layer, stored = self._layers.get(output), self._stored_as(output)
+        if layer is not None and layer.op_type in STORED_ONLY:
+            store_int8(self, self.changed(node, output=f"{stored}/f" if stored else None), layer)
+        else:
+            if layer is not None and layer.source in self.grids:
+                node = self._with_stored_weight(node, layer)
+            self.copy(node, output=f"{stored}/f" if stored else None)
         if stored:
             self.emit("QuantizeLinear", [f"{stored}/f", *self._grid_names(stored)], self._integers(stored))
             self._dequantize(stored)

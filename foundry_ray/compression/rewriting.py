@@ -49,7 +49,11 @@ class Rewriter:
         return output
 
     def copy(self, node: onnx.NodeProto, *, inputs: Sequence[str] | None = None, output: str | None = None) -> None:
-        """Append a node as it is, reading or writing other tensors where they are given."""
+        """Append a node, `changed`."""
+        self.nodes.append(self.changed(node, inputs=inputs, output=output))
+
+    def changed(self, node: onnx.NodeProto, *, inputs: Sequence[str] | None = None, output: str | None = None) -> onnx.NodeProto:
+        """A node as it is, reading other tensors or writing its first one under another name where they are given."""
         from onnx import NodeProto
 
         copy = NodeProto()
@@ -57,8 +61,8 @@ class Rewriter:
         if inputs is not None:
             copy.input[:] = inputs
         if output is not None:
-            copy.output[:] = [output]
-        self.nodes.append(copy)
+            copy.output[0] = output
+        return copy
 
     def written(self, model: onnx.ModelProto) -> bytes:
         """The file: `model` with the collected nodes instead of its own."""

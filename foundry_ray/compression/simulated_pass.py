@@ -130,27 +130,24 @@ class _Interpreter(fx.Interpreter):
         if target not in self._owner.weighted:
             return super().call_module(target, args, kwargs)
         module = self._owner.model.get_submodule(target)
-        if isinstance(module, nn.Conv2d):
-            return self._convolved(module, args[0], self._owner.traced.norm_of.get(target))
-        if isinstance(module, nn.Linear):
-            return functional.linear(args[0], rounded_weight(module.weight), module.bias)
         if isinstance(module, nn.Embedding):
             return rounded_rows(module(*args, **kwargs))
+        norm_name = self._owner.traced.norm_of.get(target)
+        if norm_name is not None:
+            return self._convolved(cast(nn.Conv2d, module), args[0], cast(nn.BatchNorm2d, self._owner.model.get_submodule(norm_name)))
         weights = {name: rounded_weight(tensor) for name, tensor in module.named_parameters() if name.startswith("weight")}
         return torch.func.functional_call(module, weights, args, kwargs)
 
-    def _convolved(self, conv: nn.Conv2d, inputs: Tensor, norm_name: str | None) -> Tensor:
-        """With rounded filters: those of the folded convolution, scaled back, where a batch norm follows."""
-        if norm_name is None:
-            return conv._conv_forward(inputs, rounded_weight(conv.weight), conv.bias)
-        norm = self._owner.model.get_submodule(norm_name)
-        assert isinstance(norm, nn.BatchNorm2d), "it was traced as one"
+    def _convolved(self, conv: nn.Conv2d, inputs: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """With the rounded filters of the folded convolution, scaled back for the batch norm that follows."""
         assert norm.running_var is not None, "nothing else is folded"
         factor_O = (torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight)).detach()
         factor_O = torch.where(factor_O.abs() > _SMALLEST_FACTOR, factor_O, _SMALLEST_FACTOR)
-        filters = rounded_weight(conv.weight * factor_O[:, None, None, None])
-        outputs = conv._conv_forward(inputs, filters, None) / factor_O[:, None, None]
-        return outputs if conv.bias is None else outputs + conv.bias[:, None, None]
+        tensors = {"weight": rounded_weight(conv.weight * factor_O[:, None, None, None])}
+        if conv.bias is not None:
+            tensors["bias"] = conv.bias * factor_O
+        outputs: Tensor = torch.func.functional_call(conv, tensors, (inputs,))
+        return outputs / factor_O[:, None, None]
 
 
 class LayerPass:

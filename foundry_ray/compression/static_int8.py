@@ -33,7 +33,7 @@ def stored_tensors(graph: onnx.GraphProto, kept: frozenset[str] = frozenset()) -
         layer = quantized.get(node.output[0])
         if node.op_type in LINEAR and layer is not None:
             stored[layer.source] = None
-        elif (node.op_type == "Conv" and layer is not None) or node.op_type in _POOLS or _is_sum(node, activations, passed_on):
+        elif (node.op_type == "Conv" and layer is not None) or _goes_on(node, activations, passed_on):
             stored.update(dict.fromkeys(activations))
             stored[_after_relu(node, readers)] = None
             passed_on |= {str(node.output[0]), _after_relu(node, readers)}
@@ -75,9 +75,10 @@ def calibrated(
     return grids
 
 
-def _is_sum(node: onnx.NodeProto, activations: list[str], passed_on: set[str]) -> bool:
-    """Whether a node adds two activations of which one comes in integers: elsewhere storing them would cost more than it saves."""
-    return node.op_type == "Add" and len(activations) == 2 and bool(passed_on & set(activations))
+def _goes_on(node: onnx.NodeProto, activations: list[str], passed_on: set[str]) -> bool:
+    """Whether a pool, or a sum of two activations, works on integers that come to it: elsewhere storing them would cost more than it saves."""
+    is_known = node.op_type in _POOLS or (node.op_type == "Add" and len(activations) == 2)
+    return is_known and bool(passed_on & set(activations))
 
 
 def _after_relu(node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> str:
