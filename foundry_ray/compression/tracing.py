@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -41,7 +41,8 @@ def _fold(traced: fx.GraphModule, modules: dict[str, nn.Module], node: fx.Node) 
     source = folds_into(node, modules)
     if source is None:
         return
-    fused = fuse_conv_bn_eval(modules[str(source.target)], modules[str(node.target)])
+    conv, norm = cast("nn.Conv2d", modules[str(source.target)]), cast("nn.BatchNorm2d", modules[str(node.target)])
+    fused = fuse_conv_bn_eval(conv, norm)
     traced.set_submodule(str(source.target), fused)
     modules[str(source.target)] = fused
     node.replace_all_uses_with(source)
@@ -64,9 +65,8 @@ def blank(model: nn.Module, schema: Schema, *, num_rows: int = 1) -> Tensor:
     """Blank images, or token 0 throughout, where `model` is."""
     import torch
 
-    parameter = next(model.parameters())
-    dtype = parameter.dtype if schema.kind == "images" else torch.int64
-    return torch.zeros((num_rows, *schema.shape), device=parameter.device, dtype=dtype)
+    like = next(model.parameters(), torch.zeros(()))
+    return torch.zeros((num_rows, *schema.shape), device=like.device, dtype=like.dtype if schema.kind == "images" else torch.int64)
 
 
 def note_shapes(traced: fx.GraphModule, schema: Schema) -> None:
