@@ -32,8 +32,7 @@ def distillation(logits_BC: Tensor, targets_BC: Tensor, temperature: float) -> T
     teacher = functional.log_softmax(targets_BC / temperature, dim=-1)
     if targets_BC.ndim > logits_BC.ndim:
         teacher = teacher.logsumexp(dim=1) - math.log(teacher.shape[1])
-    divergence: Tensor = functional.kl_div(student, teacher.flatten(0, -2), reduction="batchmean", log_target=True)
-    return divergence * temperature**2
+    return functional.kl_div(student, teacher.flatten(0, -2), reduction="batchmean", log_target=True) * temperature**2
 
 
 def hint_distance(regressed: Tensor, hint: Tensor) -> Tensor:
@@ -47,7 +46,8 @@ def hint_distance(regressed: Tensor, hint: Tensor) -> Tensor:
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """1/2 of || Qs / ||Qs|| - Qt / ||Qt|| ||_2, mean over the batch, where Q is the map of squared activations summed over the channels (arXiv
     1612.03928, eq. 2 with p = 2 and F = sum of |A|^2)."""
-    return 0.5 * torch.linalg.vector_norm(_attention(student.float()) - _attention(teacher.float()), dim=1).mean()
+    lengths_B: Tensor = torch.linalg.vector_norm(_attention(student.float()) - _attention(teacher.float()), dim=1)
+    return 0.5 * lengths_B.mean()
 
 
 def _attention(features: Tensor) -> Tensor:

@@ -120,8 +120,11 @@ class Lessons:
         params = list(self._regressors.parameters())
         if self._rule is None:
             return
-        torch._foreach_mul_([param.grad for param in params if param.grad is not None], 1 / scalars.get(_SCALE, 1.0))
-        nn.utils.clip_grad_norm_(params, self._max_norm)
+        if _SCALE in scalars:
+            torch._foreach_mul_([param.grad for param in params if param.grad is not None], 1 / scalars[_SCALE])
+        norm = nn.utils.clip_grad_norm_(params, self._max_norm)
+        if _SCALE in scalars and not norm.isfinite():  # theirs overflowed, and the student's did not: they step with it, by nothing
+            torch._foreach_zero_([param.grad for param in params if param.grad is not None])
         self._rule.step(lr)
         self.skip()
 

@@ -16,7 +16,7 @@ from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.feed import DistilTargets, TensorSplit
 from foundry_ray.training.loop import FitJob, Loop
-from foundry_ray.training.teaching import Distil, OnlineTeacher, OwnAverage
+from foundry_ray.training.teaching import Distil, Lessons, OnlineTeacher, OwnAverage
 
 MakeModel = Callable[[], nn.Module]
 
@@ -207,3 +207,25 @@ def test_smaller_passes_make_the_same_step_with_rows_without_labels_too(with_tra
     whole, parts = after(None), after(2)
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_regressor_is_trained_as_if_fp16_had_not_scaled_its_gradient(job: FitJob, make_model: MakeModel) -> None:
+    def step(scale: float, value: float) -> dict[str, Tensor]:
+        model = make_model()
+        lessons = Lessons(
+            online(transfer="features", beta=1.0),
+            TorchEngine(model, job.train),
+            None,
+            train=job.train.model_copy(update={"optimizer": "sgd"}),
+            sample=job.split_train.inputs_N[:2].float(),
+            seed=3,
+        )
+        for param in lessons._regressors.parameters():
+            param.grad = torch.full_like(param, value * scale)
+        before = {name: tensor.clone() for name, tensor in lessons.tensors().items()}
+        lessons.step(0.1, scalars={"loss_scale": scale} if scale != 1 else {})
+        return {name: tensor - before[name] for name, tensor in lessons.tensors().items() if name.startswith("weights/")}
+
+    plain, scaled, overflowed = step(1.0, 0.5), step(1024.0, 0.5), step(1024.0, float("inf"))
+    assert all(bool(tensor.any()) and torch.equal(tensor, scaled[name]) for name, tensor in plain.items())
+    assert all(bool(tensor.isfinite().all()) for tensor in overflowed.values())
