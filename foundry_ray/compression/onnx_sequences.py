@@ -60,8 +60,9 @@ def _recurrent(writer: GraphWriter, node: fx.Node, out: str, module: nn.GRU | nn
         raise Unsupported("a recurrent layer of several levels or directions, with time first, without bias or with a state of its own")
     is_gru = isinstance(module, nn.GRU)
     order = _GRU_ORDER if is_gru else _LSTM_ORDER
-    weights = [_in_order(tensor, order)[None] for tensor in (module.weight_ih_l0, module.weight_hh_l0)]
-    bias = torch.cat([_in_order(module.bias_ih_l0, order), _in_order(module.bias_hh_l0, order)])[None]
+    held = {name: _in_order(parameter, order) for name, parameter in module.named_parameters()}
+    weights = [held[name][None] for name in ("weight_ih_l0", "weight_hh_l0")]
+    bias = torch.cat([held["bias_ih_l0"], held["bias_hh_l0"]])[None]
     names = [
         writer.weight(f"{node.target}.{name}", tensor) for name, tensor in zip(("weight_ih", "weight_hh", "bias"), [*weights, bias], strict=True)
     ]

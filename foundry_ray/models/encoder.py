@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
         return given
 
     def _split(self, x_BTI: Tensor) -> Tensor:
-        return x_BTI.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        return torch.unflatten(x_BTI, 2, (-1, self.head_dim)).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -148,8 +148,8 @@ class Encoder(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         x_BTD = self.embedding(inputs) if self.reads.is_tokens else self.patches(self.normalize(inputs)).flatten(2).transpose(1, 2)
         x_BTD = x_BTD + self.positions
-        is_blocked = self.reads.is_tokens and self.reads.padding is not None
-        blocked_B11T = (inputs == self.reads.padding).unsqueeze(1).unsqueeze(1) if is_blocked else None
+        padding = self.reads.padding if self.reads.is_tokens else None
+        blocked_B11T = None if padding is None else torch.eq(inputs, padding).unsqueeze(1).unsqueeze(1)
         if self._made_as.norm_after:
             x_BTD = self.norm(x_BTD)
         for layer in self.layers:

@@ -36,7 +36,7 @@ class TrimmedEmbedding(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(rows, D)."""
-        return typing.cast(Tensor, self.table.weight)
+        return self.table.weight
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         vectors: Tensor = self.table(torch.take(self.places, ids_BT))

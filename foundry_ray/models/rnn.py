@@ -77,7 +77,7 @@ class Rnn(nn.Module):
             reads=inherit.with_vocabulary(self.reads, vocab_size),
             num_classes=int(self.head.weight.shape[0]),
             cell=self.cell,
-            layers=tuple(int(layer.weight_hh_l0.shape[1]) for layer in self.layer_list()),
+            layers=tuple(_held(layer)["weight_hh_l0"].shape[1] for layer in self.layer_list()),
             vector=vector,
         )
 
@@ -133,7 +133,7 @@ def _sized(reads: Reads, num_classes: int, *, cell: str, width: int, depth: int)
 def _inherit(teacher: Rnn, student: Rnn) -> None:
     """Copy slices from front to back. A dropped layer sat before the head, which reads the units of the last layer that is kept."""
     sources = teacher.layer_list()[: len(student.layers)]
-    readers = [layer.weight_ih_l0.detach().float() for layer in sources] + [teacher.head.weight.detach().float()]
+    readers = [_held(layer)["weight_ih_l0"].float() for layer in sources] + [teacher.head.weight.detach().float()]
     reads: Tensor | None = None
     if teacher.reads.is_tokens:
         made = teacher.embedding.weight.detach().float().T
@@ -144,8 +144,8 @@ def _inherit(teacher: Rnn, student: Rnn) -> None:
     for number, (source, target) in enumerate(zip(sources, student.layer_list(), strict=True)):
         if readers[number + 1].shape[1] != source.hidden_size:
             raise inherit.infeasible(f"a layer between {source.hidden_size} and {readers[number + 1].shape[1]} units cannot be dropped.")
-        recurrent_GHH = source.weight_hh_l0.detach().float()
-        gates = [gate.detach().float() for gate in source.weight_ih_l0.chunk(len(recurrent_GHH) // source.hidden_size)]
+        recurrent_GHH = _held(source)["weight_hh_l0"].float()
+        gates = readers[number].chunk(len(recurrent_GHH) // source.hidden_size)
         makes = inherit.kept_channels(gates, [recurrent_GHH, readers[number + 1]], target.hidden_size, what=f"layer {number + 1}")
         _copy_cell(source, target, units=makes, columns=reads)
         reads = makes
@@ -154,11 +154,16 @@ def _inherit(teacher: Rnn, student: Rnn) -> None:
 
 def _copy_cell(source: nn.GRU | nn.LSTM, target: nn.GRU | nn.LSTM, *, units: Tensor, columns: Tensor | None) -> None:
     """The slices of all gates, which lie one below the other."""
-    num_gates = len(source.weight_hh_l0) // source.hidden_size
+    old, new = _held(source), _held(target)
+    num_gates = len(old["weight_hh_l0"]) // source.hidden_size
     rows = torch.cat([gate * source.hidden_size + units for gate in range(num_gates)])
-    with torch.no_grad():
-        weight = source.weight_ih_l0[rows]
-        target.weight_ih_l0.copy_(weight if columns is None else weight[:, columns])
-        target.weight_hh_l0.copy_(source.weight_hh_l0[rows][:, units])
-        target.bias_ih_l0.copy_(source.bias_ih_l0[rows])
-        target.bias_hh_l0.copy_(source.bias_hh_l0[rows])
+    weight = old["weight_ih_l0"][rows]
+    new["weight_ih_l0"].copy_(weight if columns is None else weight[:, columns])
+    new["weight_hh_l0"].copy_(old["weight_hh_l0"][rows][:, units])
+    for name in ("bias_ih_l0", "bias_hh_l0"):
+        new[name].copy_(old[name][rows])
+
+
+def _held(layer: nn.GRU | nn.LSTM) -> dict[str, Tensor]:
+    """The tensors of a layer by torch's names; to write into them is to change the layer."""
+    return {name: parameter.detach() for name, parameter in layer.named_parameters()}

@@ -51,7 +51,7 @@ def _strongest_layers(teacher: Encoder, depth: int) -> list[Layer]:
 
 
 def _norm(layer: nn.Linear) -> float:
-    return layer.weight.detach().float().norm().item()
+    return float(layer.weight.detach().float().norm())
 
 
 def _inherit(teacher: Encoder, kept: Sequence[Layer], student: Encoder) -> None:
@@ -101,8 +101,8 @@ def _copy_layer(source: Layer, target: Layer, stream_D: Tensor) -> None:
 def _heads(source: Layer, target: Layer) -> Tensor:
     """The rows of the strongest heads, whole."""
     attention, width = source.attention, source.attention.head_dim
-    makers = [layer.weight.detach().float().unflatten(0, (-1, width)) for layer in (attention.query, attention.key, attention.value)]
-    read_HDd = attention.out.weight.detach().float().T.unflatten(0, (-1, width))
+    makers = [torch.unflatten(layer.weight.detach().float(), 0, (-1, width)) for layer in (attention.query, attention.key, attention.value)]
+    read_HDd = torch.unflatten(attention.out.weight.detach().float().T, 0, (-1, width))
     kept_H = inherit.kept_channels([*makers, read_HDd], [], target.spec().heads, what="attention")
     return (kept_H[:, None] * width + torch.arange(width, device=kept_H.device)).flatten()
 

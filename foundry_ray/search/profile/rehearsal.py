@@ -114,6 +114,7 @@ def _most(macs: float, limit: int) -> int:
 
 def _noise(schema: Schema, num_rows: int) -> Split:
     generator = np.random.default_rng(num_rows)
+    inputs_N: np.ndarray
     if isinstance(schema, ImageSchema):
         inputs_N = generator.integers(0, 256, (num_rows, *schema.shape), dtype=np.uint8)
     else:
