@@ -46,7 +46,12 @@ class DistilParams(Section):
     source: Source | None = Field(
         None, description="Answers that were cached, a teacher in the step, or the student's own average; by kind where absent."
     )
-    beta: float | None = Field(None, gt=0, le=1e6, description="Weight of the layers' distance, which is added to the loss; 1 where absent.")
+    beta: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Weight of the layers' distance, which is added to the loss; 1 where absent. Hints count in mean squares of the teacher's layer.",
+    )
     init: Literal["teacher", "scratch"] = Field("teacher", description="Weights that the student begins with: the teacher's, or fresh ones.")
 
     @property

@@ -93,30 +93,26 @@ class Masks:
         self._weights = sparse_weights(model, self._params)
 
     def before_step(self, progress: float) -> None:
-        """See `TrainingAid`; what is zero now stays so. Where a step was skipped, or weights were drawn anew, zeros that are due are made up for."""
-        self._update(progress)
-        self._zeros = {name: weight == 0 for name, weight in self._weights.items()}
+        """See `TrainingAid`; what is zero now stays so."""
+        self._remember()
 
     def after_step(self, progress: float) -> None:
         """See `TrainingAid`."""
         for name, weight in self._weights.items():
             weight.masked_fill_(self._zeros[name], 0.0)
-        if self._update(progress):
-            self._zeros = {name: weight == 0 for name, weight in self._weights.items()}
+        due = _updates_at(progress, self._params)
+        if due != self._updates:  # where these zeros are there already, as after a resume, nothing changes: they are the smallest
+            _zero(self._weights, self._params, target(progress, self._params))
+            self._updates = due
+            self._remember()
 
     def after_average(self, average: Mapping[str, Tensor]) -> None:
         """See `ActsOnAverage`."""
         for name, zeros in self._zeros.items():
             average[name].masked_fill_(zeros, 0.0)
 
-    def _update(self, progress: float) -> bool:
-        """Add the zeros that are due. Where they are there already, as after a resume, nothing changes: they are the smallest."""
-        due = _updates_at(progress, self._params)
-        if due == self._updates:
-            return False
-        _zero(self._weights, self._params, target(progress, self._params))
-        self._updates = due
-        return True
+    def _remember(self) -> None:
+        self._zeros = {name: weight == 0 for name, weight in self._weights.items()}
 
 
 def target(progress: float, params: SparsifyParams) -> float:

@@ -91,11 +91,12 @@ class Judge:
 
     def see_shipped(self, name: str, model: nn.Module) -> None:
         """What is shipped of a student, in the runtime that it is shipped for."""
+        from foundry_ray.compression.fake_quant import detached
         from foundry_ray.inference import open_choice, run_batched
 
         model = copy.deepcopy(model).cpu().eval()
         onnx = served(model, self._recipe, self._given.schema, self._calibration_N, given=self._given)
-        self._add(name, model, len(onnx), run_batched(open_choice(onnx, runtime_of(self._recipe)), self._held_back.inputs_N))
+        self._add(name, detached(model)[0], len(onnx), run_batched(open_choice(onnx, runtime_of(self._recipe)), self._held_back.inputs_N))
 
     def _add(self, name: str, model: nn.Module, size_bytes: int, logits_NC: np.ndarray) -> None:
         counted = cost(model, self._given.schema)

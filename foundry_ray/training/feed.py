@@ -148,8 +148,8 @@ class Feed:
         return replace(batch, inputs=mixed, partner_labels_B=partner_labels_B, partner_labelled=self._labelled(partners_B), mix=mix)
 
     def sample(self) -> Tensor:
-        """The first two rows, as the model takes them."""
-        return self._inputs(np.arange(min(2, len(self._labels_N))), 0)
+        """The first eight rows, as the model takes them."""
+        return self._inputs(np.arange(min(8, len(self._labels_N))), 0)
 
     def _labelled(self, rows_B: np.ndarray) -> Labelled | None:
         """Found on the CPU: a GPU would have to be waited for."""

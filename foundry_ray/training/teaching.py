@@ -74,7 +74,7 @@ class Lessons:
         engine: Of the student, in one process.
         average: The student's own.
         train: How the regressors are trained: as the student is.
-        sample: A few inputs as the student takes them, to see what comes out of which layer.
+        sample: A few inputs as the student takes them, to see what comes out of which layer, and how large it is.
         seed: Of the regressors' first weights.
 
     Raises:
@@ -92,6 +92,7 @@ class Lessons:
         self._teachers = [_ready(model, engine.device) for model in distil.models] if isinstance(distil, OnlineTeacher) else []
         self._average = _average(average) if isinstance(distil, OwnAverage) else None
         self._pairs = self._matched(sample) if self._transfer else ()
+        self._sizes = self._mean_squares(sample) if self._transfer == "features" else []
         widths = [(pair.student_width, pair.teacher_width, len(pair.grid)) for pair in self._pairs] if self._transfer == "features" else []
         self._regressors = _regressors(widths, seed).to(engine.device)
         self._max_norm = train.grad_clip or float("inf")
@@ -154,7 +155,17 @@ class Lessons:
     def _distance(self, index: int, mine: Tensor, theirs: Tensor) -> Tensor:
         if self._transfer == "attention":
             return attention_distance(mine, theirs)
-        return hint_distance(cast(Tensor, self._regressors[index](mine.float())), theirs)
+        return hint_distance(cast(Tensor, self._regressors[index](mine.float())), theirs) / self._sizes[index]
+
+    def _mean_squares(self, sample: Tensor) -> list[float]:
+        """Of each of the teacher's layers: distances are measured in them, so that beta weighs the same whatever a layer's numbers are."""
+        with (
+            torch.no_grad(),
+            autocast(self._engine.device, self._dtype),
+            recording(self._teachers[0], [pair.teacher for pair in self._pairs]) as found,
+        ):
+            self._teachers[0](channels_last(sample))
+        return [float(found[pair.teacher].float().square().mean()) or 1.0 for pair in self._pairs]
 
     def _matched(self, sample: Tensor) -> tuple[Pair, ...]:
         """The pairs of layers. Raises RecipeInfeasible."""

@@ -138,6 +138,14 @@ def test_rows_without_a_label_learn_from_the_teacher_and_judge_nothing(smaller, 
         smaller({"width": 4, "depth": 1}, data=(images, labels))
 
 
+def test_a_student_that_is_trained_for_int8_with_a_mask_and_hints_is_told_of_too(smaller, memory_store):
+    recipe = {"sparsify.pattern": "2:4", "distil_alpha": 0.3, "distil.kind": "features", "weight_bits": 8, "quantize.qat": True}
+    artifact = smaller(recipe)
+    told = json.loads(manifests.read_file(memory_store, artifact.artifact.key, "steps.json"))
+    assert [row["name"] for row in told] == ["as given", "trained", "quantize"]
+    assert any("2:4 is faster in the sparse kernels of a GPU alone" in note for note in artifact.notes)
+
+
 @pytest.mark.parametrize("source", ["cached", "online"])
 def test_several_teachers_teach_as_one(smaller, trained, source):
     recipe = {"width": 4, "depth": 1, "distil_alpha": 1.0, "distil.source": source}

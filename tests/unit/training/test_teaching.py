@@ -118,11 +118,32 @@ def test_a_regressor_learns_and_is_part_of_no_model(job: FitJob, make_model: Mak
     assert not any(name in fragment.name for fragment in loop.state().fragments for name in ("lessons", "regressor"))
 
 
+def test_a_regressor_begins_as_the_seed_says(job: FitJob, make_model: MakeModel) -> None:
+    def first(seed: int) -> Tensor:
+        distil = online(transfer="features", beta=1.0)
+        return loop_of(dataclasses.replace(job, distil=distil, seed=seed), make_model()).state().own["lessons/weights/0.weight"]
+
+    assert torch.equal(first(3), first(3))
+    assert not torch.equal(first(3), first(4))
+
+
 def test_hints_bring_the_students_layer_near_the_teachers(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
     job = with_train(epochs=10, ema_decay=0.0)
     loop = loop_of(dataclasses.replace(job, distil=online(alpha=0.0, transfer="features", beta=10.0, uses_labels=False)), make_model())
     losses = [loop.run_epoch()["loss"] for _ in range(10)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_teacher_with_larger_numbers_weighs_no_more(job: FitJob, make_model: MakeModel) -> None:
+    def loss(scale: float) -> float:
+        one = teacher()
+        one[1].weight.data.mul_(scale)
+        one[1].bias.data.mul_(scale)
+        return loop_of(dataclasses.replace(job, distil=online(models=(one,), alpha=0.0, transfer="features", beta=1.0)), make_model()).run_epoch()[
+            "loss"
+        ]
+
+    assert loss(100.0) == pytest.approx(loss(1.0), rel=0.2)
 
 
 def test_the_teacher_is_left_as_it_was(job: FitJob, make_model: MakeModel) -> None:
