@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from foundry_ray.cli import clusters, endpoints, models, pipelines, replays, runs, stores, studies
+from foundry_ray.cli import analyses, clusters, endpoints, models, pipelines, replays, runs, stores, studies
 from foundry_ray.cli.output import run_app
 from foundry_ray.errors import FoundryError
 
@@ -35,7 +35,7 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
     """Train a large teacher, search hyperparameters and compression together, serve the small fast student. On Ray."""
 
 
-for part in (pipelines, runs, studies, models, replays, endpoints, clusters, stores):
+for part in (pipelines, runs, studies, models, analyses, replays, endpoints, clusters, stores):
     part.add_to(app)
 
 

@@ -9,22 +9,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
+from foundry_ray.compression.following import answer, answer_unread, is_comparable, is_equal
 from foundry_ray.compression.groups import Coupling, Couplings
 from foundry_ray.compression.importance import importances
 from foundry_ray.compression.layer_removal import leave_out
 from foundry_ray.compression.prune_params import PruneParams
 from foundry_ray.compression.prune_plan import heads_left, slice_counts, weakest
-from foundry_ray.compression.rows import batches, drawn
-from foundry_ray.compression.tracing import blank
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.models.slim_attention import with_slim_attention
 from foundry_ray.protocols import Given
 from foundry_ray.types import Schema
 
-_PROBED_ROWS = 4
 _HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
 _HEAD_WIDTHS = ("all_head_size", "inner_dim", "inner_size", "embed_dim", "attention_dim", "d_model", "dim")
 
@@ -44,7 +41,7 @@ def cut(model: nn.Module, wanted: PruneParams, given: Given) -> nn.Module:
         start = with_slim_attention(start)
     if wanted.layers_ratio:
         leave_out(start, wanted.layers_ratio, given, criterion=wanted.criterion)
-    expected = _answer(model, given)
+    expected = _expected(model, given)
     kept: dict[str, str] = {}
     try:
         pruned = _sliced(copy.deepcopy(start), wanted, given, kept, expected)
@@ -62,7 +59,7 @@ def cut(model: nn.Module, wanted: PruneParams, given: Given) -> nn.Module:
 def breaking(model: nn.Module, given: Given) -> dict[str, str]:
     """Couplings that leave a model which does not answer even where they alone lose a little: why, by name."""
     found: dict[str, str] = {}
-    expected = _answer(model, given)
+    expected = _expected(model, given)
     for coupling in Couplings(copy.deepcopy(model), given.schema).found:
         if coupling.kept_because or coupling.num_units < 2:
             continue
@@ -70,19 +67,21 @@ def breaking(model: nn.Module, given: Given) -> dict[str, str]:
         couplings = Couplings(clone, given.schema)
         [same] = [one for one in couplings.found if one.name == coupling.name]
         try:
-            _take(clone, couplings, same, [0], given.schema)
+            _take(clone, couplings, [(same, [0])], given)
             _check(clone, given, expected)
         except _Broken as error:
             found[coupling.name] = str(error)
     return found
 
 
-def cut_one(model: nn.Module, name: str, units: Sequence[int], schema: Schema) -> None:
-    """Take these units out of one coupling of `model`, named as `Couplings` has it. Raises RecipeInfeasible."""
-    couplings = Couplings(model, schema)
+def cut_one(model: nn.Module, name: str, units: Sequence[int], given: Given) -> None:
+    """Take these units out of one coupling of `model`, named as `Couplings` has it. Raises RecipeInfeasible where it does not answer then."""
+    expected = _expected(model, given)
+    couplings = Couplings(model, given.schema)
     [coupling] = [one for one in couplings.found if one.name == name]
     try:
-        _take(model, couplings, coupling, units, schema)
+        _take(model, couplings, [(coupling, units)], given)
+        _check(model, given, expected)
     except _Broken as error:
         raise _infeasible(str(error)) from error
 
@@ -95,8 +94,7 @@ def _sliced(model: nn.Module, wanted: PruneParams, given: Given, kept: Mapping[s
             origin.setdefault(coupling.name, coupling.num_units)
         if number == 1:
             _check_able(model, couplings.found, wanted)
-        for coupling, units in list(_plan(couplings.found, model, wanted, given, origin, number / wanted.iterations)):
-            _take(model, couplings, coupling, units, given.schema)
+        _take(model, couplings, list(_plan(couplings.found, model, wanted, given, origin, number / wanted.iterations)), given)
         _check(model, given, expected)
     return model
 
@@ -123,10 +121,21 @@ def _plan(
                 yield coupling, gone
 
 
-def _take(model: nn.Module, couplings: Couplings, coupling: Coupling, units: Sequence[int], schema: Schema) -> None:
-    couplings.cut(coupling, units)
-    if coupling.is_heads:
-        _settle_heads(model, coupling, coupling.num_units - len(units), schema)
+def _take(model: nn.Module, couplings: Couplings, cuts: Sequence[tuple[Coupling, Sequence[int]]], given: Given) -> None:
+    """Cut, and see that the right channels went, as far as that can be compared. Raises _Broken."""
+    compared = [(coupling, units) for coupling, units in cuts if is_comparable(coupling)]
+    expected = answer_unread(model, compared, given)
+    _cut_all(model, couplings, compared, given.schema)
+    if not is_equal(_answer_of_cut(model, given), expected):
+        raise _Broken("channels are read where torch-pruning does not see it, so that others would go than were meant")
+    _cut_all(model, couplings, [(coupling, units) for coupling, units in cuts if not is_comparable(coupling)], given.schema)
+
+
+def _cut_all(model: nn.Module, couplings: Couplings, cuts: Sequence[tuple[Coupling, Sequence[int]]], schema: Schema) -> None:
+    for coupling, units in cuts:
+        couplings.cut(coupling, units)
+        if coupling.is_heads:
+            _settle_heads(model, coupling, coupling.num_units - len(units), schema)
 
 
 def _settle_heads(model: nn.Module, coupling: Coupling, num_left: int, schema: Schema) -> None:
@@ -158,28 +167,30 @@ def _has_heads(model: nn.Module, name: str, num_heads: int, schema: Schema) -> b
     return num_heads == 1 or (name in found and found[name].is_heads and found[name].num_units == num_heads)
 
 
-def _answer(model: nn.Module, given: Given) -> Tensor:
-    """What the model gives in evaluation mode for a few training rows, or blank ones where there are none."""
-    was_training = model.training
-    rows_N = drawn(given, num_rows=_PROBED_ROWS)
-    inputs = next(iter(batches(model, given, rows_N, batch_size=_PROBED_ROWS)))[0] if len(rows_N) else blank(model, given.schema, num_rows=2)
-    with torch.no_grad():
-        answer: Tensor = model.eval()(inputs)
-    model.train(was_training)
-    return answer
+def _expected(model: nn.Module, given: Given) -> Tensor:
+    """What the model gives while it is whole. Raises RecipeInfeasible where it does not run even then."""
+    try:
+        return answer(model, given)
+    except Exception as error:  # the model's own code, which may raise anything
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise _infeasible(f"{type(model).__name__} does not run on such inputs: {told}") from error
 
 
 def _check(model: nn.Module, given: Given, expected: Tensor) -> None:
     """See that a cut model answers: in the same shape, and in numbers where it did so before. Raises _Broken."""
+    found = _answer_of_cut(model, given)
+    if found.shape != expected.shape:
+        raise _Broken(f"{type(model).__name__} gives {tuple(found.shape)} once channels are gone, wanted {tuple(expected.shape)}")
+    if expected.isfinite().all() and not found.isfinite().all():
+        raise _Broken(f"{type(model).__name__} gives numbers that are not finite once channels are gone")
+
+
+def _answer_of_cut(model: nn.Module, given: Given) -> Tensor:
     try:
-        answer = _answer(model, given)
+        return answer(model, given)
     except Exception as error:  # the model's own code, which may raise anything where its widths are not what it was written for
         told = " ".join(str(error).split()) or type(error).__name__
         raise _Broken(f"{type(model).__name__} does not run any more once channels are gone: {told}") from error
-    if answer.shape != expected.shape:
-        raise _Broken(f"{type(model).__name__} gives {tuple(answer.shape)} once channels are gone, wanted {tuple(expected.shape)}")
-    if expected.isfinite().all() and not answer.isfinite().all():
-        raise _Broken(f"{type(model).__name__} gives numbers that are not finite once channels are gone")
 
 
 def _check_able(model: nn.Module, found: Sequence[Coupling], wanted: PruneParams) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import operator
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -135,12 +136,14 @@ class Couplings:
         else:
             units_UM = torch.arange(width).reshape(blocks if width % blocks == 0 else 1, -1).T
         root = group[0].dep.target.module
+        makers = [member.name for member in members if member.role == "makes"]
+        name = self._names.get(root, type(root).__name__) if num_heads or not makers else makers[0]
         return Coupling(
-            name=self._names.get(root, type(root).__name__),
+            name=name,
             members=members,
             units_UM=units_UM,
             is_heads=bool(num_heads),
-            kept_because=reason or self._kept.get(self._names.get(root, ""), ""),
+            kept_because=reason or self._kept.get(name, ""),
             root=(root, group[0].dep.handler),
         )
 
@@ -196,6 +199,8 @@ class Couplings:
             return "heads of an attention are grouped once more"
         if blocks > 1 and (width % blocks or any(self._blocks_of(item.dep) > 1 and self._width(item.dep) != width for item in group)):
             return "a layer reads them in groups, among others"
+        if not group.is_followed or any(len(set(Counter(member.roots).values())) > 1 for member in members):
+            return "which of them a layer reads cannot be followed"
         if any(isinstance(member.layer, nn.MultiheadAttention) for member in members):
             return "they pass an attention whose heads have to share their width"
         return self._unlike_shared(members)

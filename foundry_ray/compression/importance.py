@@ -109,7 +109,10 @@ def _of_recurrent(layer: nn.RNNBase, member: Member, of: Callable[[Tensor], Tens
     made = [
         torch.cat(
             [
-                of(getattr(layer, f"weight_{source}_l{depth}{direction}")).unflatten(0, (-1, layer.hidden_size)).transpose(0, 1).flatten(1)
+                of(getattr(layer, f"weight_{source}_l{depth}{direction}"))
+                .reshape(-1, layer.hidden_size, getattr(layer, f"weight_{source}_l{depth}{direction}").shape[1])
+                .transpose(0, 1)
+                .flatten(1)
                 for depth in range(layer.num_layers)
                 for source in ("ih", "hh")
             ],

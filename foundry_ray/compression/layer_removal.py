@@ -22,6 +22,7 @@ from foundry_ray.compression.recurrent_cuts import RECURRENT, opaque_recurrence
 from foundry_ray.compression.rows import batches, drawn
 from foundry_ray.compression.tracing import blank
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.models import resized
 from foundry_ray.protocols import Given
 from foundry_ray.types import Schema
 
@@ -84,8 +85,8 @@ def influences(model: nn.Module, layers: Sequence[Layer], given: Given) -> list[
     return [sums[layer.name] / len(rows_N) for layer in layers]
 
 
-def leave_out(model: nn.Module, ratio: float, given: Given, *, criterion: Criterion) -> tuple[str, ...]:
-    """Take the least influential layers out of `model`, or any under `random`; each list keeps one layer. Returns their names.
+def leave_out(model: nn.Module, ratio: float, given: Given, *, criterion: Criterion) -> None:
+    """Take the least influential layers out of `model`, or any under `random`; each list keeps one layer.
 
     Raises:
         RecipeInfeasible: No layer can go, or there are no rows.
@@ -98,21 +99,13 @@ def leave_out(model: nn.Module, ratio: float, given: Given, *, criterion: Criter
         values = torch.rand(len(layers), generator=torch.Generator().manual_seed(given.seed)).tolist()
     else:
         values = influences(model, layers, given)
-    left = {layer.holder: len(_holder(model, layer)) for layer in layers}
+    left = {layer.holder: len(list(model.get_submodule(layer.holder).children())) for layer in layers}
     gone: list[Layer] = []
     for _, layer in sorted(zip(values, layers, strict=True), key=lambda pair: pair[0]):
         if len(gone) < int(ratio * len(layers) + 0.5) and left[layer.holder] > 1:
             left[layer.holder] -= 1
             gone.append(layer)
-    for layer in sorted(gone, key=lambda layer: -layer.index):
-        del _holder(model, layer)[layer.index]
-    return tuple(layer.name for layer in gone)
-
-
-def _holder(model: nn.Module, layer: Layer) -> nn.ModuleList | nn.Sequential:
-    holder = model.get_submodule(layer.holder)
-    assert isinstance(holder, (nn.ModuleList, nn.Sequential))
-    return holder
+    resized.leave_out(model, [layer.name for layer in gone])
 
 
 def _is_residual(model: nn.Module, layer: Layer, schema: Schema) -> bool:

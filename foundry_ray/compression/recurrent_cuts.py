@@ -20,14 +20,14 @@ RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
-class RecurrentCuts(BasePruningFunc):
+class RecurrentCuts(BasePruningFunc):  # type: ignore[misc]  # the package has no types
     """Cuts hidden units of all layers and directions alike: torch gives them one number. Outputs are D * H wide, the directions side by side."""
 
     def prune_out_channels(self, layer: nn.RNNBase, idxs: Sequence[int]) -> nn.Module:
         """Take hidden units out; `idxs` are outputs, and name a unit once per direction."""
         hidden, gone = layer.hidden_size, set(idxs)
         kept = [unit for unit in range(hidden) if unit not in gone]
-        num_gates = layer.weight_hh_l0.shape[0] // hidden
+        num_gates = layer.get_parameter("weight_hh_l0").shape[0] // hidden
         rows = [gate * hidden + unit for gate in range(num_gates) for unit in kept]
         columns = [direction * hidden + unit for direction in range(_directions(layer)) for unit in kept]
         for name, tensor in list(layer.named_parameters()):
@@ -65,7 +65,7 @@ class RecurrentCuts(BasePruningFunc):
         return _directions(layer)
 
 
-class NormCuts(BasePruningFunc):
+class NormCuts(BasePruningFunc):  # type: ignore[misc]  # the package has no types
     """Cuts the last dimension of a layer norm or RMS norm, and keeps the others' order."""
 
     def prune_out_channels(self, layer: nn.LayerNorm, idxs: Sequence[int]) -> nn.Module:
@@ -103,7 +103,7 @@ def opaque_recurrence(model: nn.Module) -> Iterator[None]:
     """Within, recurrent layers give zeros of the right shape, made by one operation of the autograd graph."""
     layers = [module for module in model.modules() if isinstance(module, RECURRENT)]
     for layer in layers:
-        layer.forward = partial(_traced, layer)  # type: ignore[method-assign]
+        setattr(layer, "forward", partial(_traced, layer))  # noqa: B010  mypy knows forward as a method
     try:
         yield
     finally:
@@ -119,7 +119,9 @@ def _traced(layer: nn.RNNBase, inputs: Tensor, state: Any = None) -> tuple[Tenso
     wide = _directions(layer) * layer.hidden_size
     batch = inputs.shape[:-1][0 if layer.batch_first else 1 : 1 if layer.batch_first else 2] if inputs.dim() == 3 else ()
     last_shape = (_directions(layer) * layer.num_layers, *batch, layer.hidden_size)
-    outputs, last, cell = _Opaque.apply(inputs, layer.weight_hh_l0, (*inputs.shape[:-1], wide), last_shape)
+    outputs, last, cell = _Opaque.apply(  # type: ignore[no-untyped-call]
+        inputs, layer.weight_hh_l0, (*inputs.shape[:-1], wide), last_shape
+    )
     return outputs, ((last, cell) if isinstance(layer, nn.LSTM) else last)
 
 

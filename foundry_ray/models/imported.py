@@ -16,12 +16,14 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
+import torch
 from torch import nn
 
 from foundry_ray.errors import ArtifactCorrupt, ConfigError, FoundryError, RecipeInfeasible
+from foundry_ray.models.resized import Cuts, carry_out, cuts_of
 from foundry_ray.plugins import load_import
 from foundry_ray.types import FORMAT_VERSION, Json, Scalar, Schema, canonical_sha256, from_json, to_json
 
@@ -30,12 +32,13 @@ _KEY = "teacher.model.family"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Description:
-    """What makes the model again; `shapes_sha256` tells whether the factory still makes the same one."""
+    """What makes the model again; `shapes_sha256` tells whether the factory still makes the same one, `cuts` what was taken out of it since."""
 
     family: str
     params: Mapping[str, Json]
     schema: Schema
     shapes_sha256: str
+    cuts: Cuts | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -72,12 +75,26 @@ class ImportedFamily:
         return model
 
     def describe(self, model: nn.Module) -> Json:
-        """The import, its parameters, the schema. Raises RecipeInfeasible where tensors have been cut since."""
+        """The import, its parameters, the schema, and what was cut out since. Raises RecipeInfeasible where that is not all that was changed."""
         description = getattr(model, "description", None)
         assert isinstance(description, _Description), "`build` has put it there"
         if _shapes_sha256(model) != description.shapes_sha256:
-            raise _infeasible(f"tensors of {self.name} have changed their shapes, and its factory could not make it again.", "leave `prune` out.")
-        return to_json(description)
+            description = replace(description, cuts=self._cuts(model, description))
+        return _without_nothing(to_json(description))
+
+    def _cuts(self, model: nn.Module, description: _Description) -> Cuts:
+        """How to cut the factory's model alike; proven by one that answers as `model` does."""
+        with torch.random.fork_rng(devices=[]):
+            cuts = cuts_of(model, self._call(description.schema, description.params))
+            again = self._call(description.schema, description.params)
+        try:
+            carry_out(again, cuts)
+            if _answers_alike(model, again, description.schema):
+                return cuts
+        except (AttributeError, RuntimeError, ValueError, TypeError, IndexError):
+            pass
+        reason = f"tensors of {self.name} have changed their shapes, and its factory's model could not be cut alike."
+        raise _infeasible(reason, "leave `prune` out.")
 
     def rebuild(self, description: Json) -> nn.Module:
         """The model of a description, with the factory's own weights.
@@ -91,6 +108,8 @@ class ImportedFamily:
         if _shapes_sha256(model) != known.shapes_sha256:
             message = f"{self.name} gives tensors of other shapes than when this model was trained."
             raise ArtifactCorrupt(message, hint="put the module back as it was, or train again: `--fresh teacher`.", key=self.name)
+        if known.cuts is not None:
+            carry_out(model, known.cuts)
         return model
 
     def shrink(self, model: nn.Module, schema: Schema, params: Mapping[str, Scalar]) -> nn.Module:
@@ -113,6 +132,26 @@ class ImportedFamily:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"{_KEY} is {self.name!r}, which gives a {type(model).__name__}, wanted a torch module.", hint="return the model.")
         return model
+
+
+def _without_nothing(description: Json) -> Json:
+    """A description of what nothing was cut out of is as it always was."""
+    assert isinstance(description, dict), "a description is an object"
+    return {name: value for name, value in description.items() if name != "cuts" or value is not None}
+
+
+def _answers_alike(model: nn.Module, again: nn.Module, schema: Schema) -> bool:
+    """Whether a model with the same weights gives the same for a blank input."""
+    parameter = next(model.parameters())
+    again = again.to(parameter.device).eval()
+    again.load_state_dict(model.state_dict())
+    dtype = parameter.dtype if schema.kind == "images" else torch.int64
+    blank = torch.zeros((1, *schema.shape), device=parameter.device, dtype=dtype)
+    was_training = model.training
+    with torch.no_grad():
+        is_alike = torch.allclose(model.eval()(blank), again(blank), equal_nan=True)
+    model.train(was_training)
+    return is_alike
 
 
 def _shapes_sha256(model: nn.Module) -> str:

@@ -7,7 +7,7 @@ cut apart from each other. Shapes: B batch, T queries, S keys, H heads, D width 
 from __future__ import annotations
 
 import math
-import typing
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -109,20 +109,21 @@ def _added(attn_mask: Tensor | None, key_padding_mask: Tensor | None, like: Tens
     """Both masks as one that is added to scores (B, H, T, S)."""
     masks = []
     if attn_mask is not None:
-        masks.append(attn_mask.unflatten(0, (like.shape[0], -1)) if attn_mask.dim() == 3 else attn_mask)
+        masks.append(attn_mask.reshape(like.shape[0], -1, *attn_mask.shape[1:]) if attn_mask.dim() == 3 else attn_mask)
     if key_padding_mask is not None:
         masks.append(key_padding_mask[:, None, None, :])
     added = [torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf) if mask.dtype == torch.bool else mask for mask in masks]
-    return None if not added else typing.cast(Tensor, sum(added[1:], start=added[0]))
+    return None if not added else sum(added[1:], start=added[0])
 
 
-def with_slim_attention(model: nn.Module) -> nn.Module:
-    """Put SlimAttention in the place of each `nn.MultiheadAttention` of `model` that it can stand for; the model's function stays."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            slim = SlimAttention.of(child) if type(child) is nn.MultiheadAttention else None
-            if slim is not None:
-                setattr(parent, name, slim)
-        if isinstance(parent, nn.TransformerEncoder) and any(isinstance(module, SlimAttention) for module in parent.modules()):
-            parent.use_nested_tensor = False  # a shortcut past `forward`, which reads the weights of nn.MultiheadAttention
+def with_slim_attention(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
+    """Put SlimAttention in the place of each `nn.MultiheadAttention` of `model` that it can stand for, or of these; the model's function stays."""
+    for name, module in list(model.named_modules()):
+        is_meant = bool(name) and (names is None or name in names)
+        slim = SlimAttention.of(module) if is_meant and type(module) is nn.MultiheadAttention else None
+        if slim is not None:
+            model.set_submodule(name, slim)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(inner, SlimAttention) for inner in module.modules()):
+            module.use_nested_tensor = False  # a shortcut past `forward`, which reads the weights of nn.MultiheadAttention
     return model

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from foundry_ray.compression.analysis import Analysis
     from foundry_ray.search.importance import Importance
 
 _INK, _FAINT, _TEACHER, _STUDENT, _FRONT = "#1f2933", "#9aa5b1", "#52606d", "#0b69a3", "#de3a11"
 _SERIES = ("#0b69a3", "#de3a11", "#9aa5b1", "#147d64")
 _MOST_NUMBERED = 100
+_SMALLEST_SHARE = 0.01
 _COSTS = {
     "latency_p50_ms": ("latency", "p50 latency, ms", 1.0),
     "latency_p95_ms": ("p95 latency", "p95 latency, ms", 1.0),
@@ -106,6 +108,42 @@ def importances(found: Sequence[Importance]) -> str:
     return _svg(figure)
 
 
+def anatomy(analysis: Analysis) -> str:
+    """Bars: of each layer its share of parameters, work and time. Beside them: what accuracy is left where a share of one group alone is cut."""
+    from matplotlib.figure import Figure
+
+    layers = [layer for layer in analysis.layers if layer.num_params or (layer.latency_ratio or 0.0) >= _SMALLEST_SHARE][::-1]
+    figure = Figure(figsize=(11.0, max(3.8, 0.2 * len(layers) + 1.2)), layout="constrained")
+    bars, lines = figure.subplots(1, 2)
+    _style(bars, "Where parameters, work and time lie", "share of the model", "")
+    shares = (
+        ("parameters", [layer.num_params / max(1, analysis.num_params) for layer in layers]),
+        ("MACs", [layer.num_macs / max(1, analysis.num_macs) for layer in layers]),
+        ("time", [layer.latency_ratio or 0.0 for layer in layers]),
+    )
+    for index, (name, values) in enumerate(shares):
+        bars.barh([place + 0.27 * (1 - index) for place in range(len(layers))], values, height=0.25, color=_SERIES[index], label=name)
+    bars.set_yticks(range(len(layers)), [layer.name or layer.kind for layer in layers], fontsize=6)
+    bars.legend(frameon=False, fontsize=8)
+    _sensitivity_lines(lines, analysis)
+    return _svg(figure)
+
+
+def _sensitivity_lines(axes: Axes, analysis: Analysis) -> None:
+    """A line a group; those that lose most in colour."""
+    _style(axes, "What each group of channels can lose alone", "share of the group that is cut", "accuracy before training")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for one in analysis.sensitivities:
+        if one.how == "prune":
+            curves.setdefault(one.name, [(0.0, analysis.accuracy or 0.0)]).append((one.ratio, one.accuracy))
+    worst = sorted(curves, key=lambda name: min(accuracy for _, accuracy in curves[name]))[: len(_SERIES)]
+    for name, points in curves.items():
+        colour = _SERIES[worst.index(name)] if name in worst else "#cbd2d9"
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.4, label=name if name in worst else None)
+    if curves:
+        axes.legend(frameon=False, fontsize=7)
+
+
 def _log_axis(axes: Axes) -> None:
     """A logarithmic x axis whose ticks are plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -131,6 +169,11 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
+    _style(axes, title, x, y)
+    return figure, axes
+
+
+def _style(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, color=_INK)
     axes.set_xlabel(x, fontsize=9, color=_INK)
     axes.set_ylabel(y, fontsize=9, color=_INK)
@@ -140,7 +183,6 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.margins(x=0.06)
-    return figure, axes
 
 
 def _zoom(axes: Axes, values: Sequence[float]) -> None:

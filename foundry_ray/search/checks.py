@@ -52,17 +52,19 @@ def check_imported(space: SearchSpace, model: ModelConfig, *, where: str) -> Non
     """See that a space asks of a user's own model only what its factory can make again.
 
     Raises:
-        SearchSpaceError: A recipe shrinks it, cuts channels out of it, or replaces its layers.
+        SearchSpaceError: A recipe shrinks it, or replaces its layers.
     """
     if not model.family.startswith(IMPORT):
         return
     replaces = (("trim_vocabulary", "`trim_vocabulary.min_count`"), ("factorize", "`factorize.embedding_ratio` and `.linear_ratio`"))
-    for kind, names in (("shrink", "`width` and `depth`"), ("prune", "`prune_ratio`"), *replaces):
+    for kind, names in (("shrink", "`width` and `depth`"), *replaces):
         if any(step.kind == kind for point in points.probes(space) for step in recipe_from_params(point)[1].steps):
             message = (
-                f"{where}: recipes {kind} the teacher, but teacher.model.family is {model.family}, whose factory makes one shape; wanted no {kind}."
+                f"{where}: recipes {kind} the teacher, but teacher.model.family is {model.family}, whose factory knows no other; wanted no {kind}."
             )
-            raise SearchSpaceError(message, hint=f"take {names} out of the space; `weight_bits` and `distil_alpha` need no family.", param=kind)
+            raise SearchSpaceError(
+                message, hint=f"take {names} out of the space; `prune_ratio`, `weight_bits` and `distil_alpha` need no family.", param=kind
+            )
 
 
 def check_place(search: SearchConfig, *, num_cpus: int | None, num_gpus: int | None) -> None:

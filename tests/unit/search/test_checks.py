@@ -42,7 +42,6 @@ def _check(config: PipelineConfig) -> None:
             SearchSpaceError,
             "recipes shrink the teacher",
         ),
-        ("{prune_ratio: {float: [0, 0.5]}}", {"teacher": {"model": {"family": IMPORTED}}}, SearchSpaceError, "recipes prune the teacher"),
     ],
 )
 def test_students_that_the_teacher_cannot_have_are_refused(
@@ -66,8 +65,10 @@ def test_a_size_that_a_relation_rules_out_is_not_held_against_the_space(tmp_path
         _check(_config(tmp_path, f"{params}\nrelations: ['width <= 40']"))
 
 
-def test_an_imported_teacher_can_be_quantized_and_distilled(tmp_path: Path) -> None:
-    space = "params: {weight_bits: {choice: [8, 32]}, distil_alpha: {float: [0, 1]}, distil_temperature: {float: [1, 4]}}"
+def test_an_imported_teacher_can_be_pruned_quantized_and_distilled(tmp_path: Path) -> None:
+    space = (
+        "params: {prune_ratio: {float: [0, 0.5]}, weight_bits: {choice: [8, 32]}, distil_alpha: {float: [0, 1]}, distil_temperature: {float: [1, 4]}}"
+    )
     _check(_config(tmp_path, space, teacher={"model": {"family": IMPORTED}}))
 
 
