@@ -146,7 +146,7 @@ class _Ends:
 
 def _shape(point: Mapping[str, Scalar]) -> Sequence[Step]:
     """What a point does to the size of a model."""
-    return [step for step in compression.recipe_from_params(point)[1].steps if step.kind != "distil"]
+    return [step for step in compression.recipe_from_params(point)[1].steps if step.kind not in ("distil", "runtime")]
 
 
 def _points(space: SearchSpace, seed: int, count: int) -> Iterator[dict[str, Scalar]]:
