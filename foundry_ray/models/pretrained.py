@@ -8,7 +8,8 @@ places, as sentence encoders do (arXiv 1908.10084).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,26 @@ def _loaded(source: str, reads: Reads) -> Any:
         raise ConfigError("model family pretrained needs transformers, which is not installed.", hint=hint) from error
     try:
         _check(AutoConfig.from_pretrained(folder, local_files_only=True), reads, source)
-        return AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
+        with _quiet():
+            return AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32, add_pooling_layer=False)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{_KEY} is {source!r}, which transformers cannot load: {error}.", hint="name a folder with config.json.") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bar and the report of weights that are not wanted here: those of BERT's own pooling."""
+    from transformers.utils import logging
+
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
 
 
 def _verify(folder: Path, source: str) -> None:
