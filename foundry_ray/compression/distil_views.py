@@ -4,6 +4,7 @@ K teachers, C classes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def teacher_targets(
     Runs on the teacher's device, in bf16 where that is native: the targets are softened and stored in half precision anyway.
 
     Args:
-        teacher: Takes raw pixels as floats, or token ids; or several that do.
+        teacher: Takes raw pixels as floats, or token ids; or several that do. Left as it is.
         inputs_N: Rows of the training split, uint8 images (N, C, H, W) or token ids (N, T); row i has the index i in the augmentation.
         augment: Names of the random changes.
         views: V.
@@ -48,7 +49,7 @@ def teacher_targets(
 
     inputs_N = torch.as_tensor(inputs_N)
     teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher)
-    ready = [one.eval().to(memory_format=torch.channels_last) for one in teachers]  # type: ignore[call-overload]
+    ready = [copy.deepcopy(one).eval().to(memory_format=torch.channels_last) for one in teachers]  # type: ignore[call-overload]
     num_distinct = views if augment else 1
     result = []
     for view in range(num_distinct):

@@ -33,6 +33,16 @@ def test_without_augmentation_one_pass_serves_all_views(trained, images, reporte
     assert reporter.progresses == [(1, 1, "teacher targets")]
 
 
+def test_a_teacher_that_is_asked_answers_the_same_bits_afterwards(model, images, reporter):
+    rows = torch.from_numpy(images[:4]).float()
+    model.train()
+    before, strides = copy.deepcopy(model).eval()(rows), [param.stride() for param in model.parameters()]
+    teacher_targets(model, images[:4], augment=(), views=1, seed=0, batch_size=4, reporter=reporter)
+    assert model.training
+    assert [param.stride() for param in model.parameters()] == strides
+    assert torch.equal(model.eval()(rows), before)
+
+
 def test_of_several_teachers_each_ones_logits_are_kept(trained, images, reporter):
     def views(teacher):
         return teacher_targets(teacher, images[:10], augment=("shift",), views=2, seed=0, batch_size=4, reporter=reporter)
