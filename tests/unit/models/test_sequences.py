@@ -69,6 +69,17 @@ def test_each_learns_a_batch_by_heart_with_dropout(kind: str, schema: Schema) ->
 
 @kinds
 @schemas
+def test_bf16_trains_a_step(kind: str, schema: Schema) -> None:
+    model = build(kind, schema).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(rows(schema))
+    torch.testing.assert_close(logits.float(), model(rows(schema)), rtol=0.1, atol=0.1)
+    nn.functional.cross_entropy(logits.float(), torch.zeros(5, dtype=torch.int64)).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@kinds
+@schemas
 def test_dropout_changes_training_and_never_an_answer(kind: str, schema: Schema) -> None:
     model = build(kind, schema)
     set_dropout(model, 0.5)
