@@ -14,7 +14,7 @@ from foundry_ray.search import memory
 from foundry_ray.search.memory import Footprint, fitting, footprint
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.shape import Shape
-from foundry_ray.types import ImageSchema, Preprocessing
+from foundry_ray.types import ImageSchema, Preprocessing, TokenSchema
 
 SCHEMA = ImageSchema(channels=1, height=16, width=16, dtype="uint8", classes=tuple("abcdefghij"))
 ROWS = 32
@@ -128,3 +128,13 @@ def test_a_slot_has_its_share_of_a_gpu_without_cudas_own_and_torch_keeps_to_it(
 )
 def test_an_error_of_memory_is_known_by_its_words(error: Exception, expected: bool) -> None:
     assert memory.is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize("family", ["mlp", "rnn", "transformer"])
+def test_models_of_tokens_are_estimated_too(family: str) -> None:
+    schema = TokenSchema(length=12, vocab_size=50, has_labels=True, classes=("a", "b"), padding=0)
+    model = models.build(ModelConfig(family=family, width=16, depth=2), schema, None, seed=0).train()
+    taken = memory.footprint(model, TrainConfig(), schema.shape, device="cpu")
+    assert taken is not None
+    assert taken.row_bytes > 12 * 16 * 4
+    assert taken.state_bytes >= 4 * 4 * sum(parameter.numel() for parameter in model.parameters())
