@@ -11,12 +11,12 @@ from torch import nn
 from foundry_ray.compression.rows import batches, drawn
 from foundry_ray.protocols import Given
 
-_ROWS = 512
+_ROWS = 256
 _BATCH = 64
 
 
 def recalibrate(model: nn.Module, given: Given) -> bool:
-    """Take the statistics of all batch norms over up to 512 training rows; False where there are no norms or fewer than two rows.
+    """Take the statistics of all batch norms over up to 256 training rows; False where there are no norms or fewer than two rows.
 
     The mean of whole batches' statistics, as batch norm itself has it with `momentum=None` (arXiv 1502.03167, algorithm 2).
     """

@@ -49,7 +49,7 @@ def _head(analysis: Analysis) -> Text:
 def _layers(analysis: Analysis) -> Table:
     rows = [
         (
-            _short(layer.name) if layer.name else "(no layer)",
+            _short(layer.name) or ("(the model itself)" if layer.num_params else "(no layer)"),
             layer.kind,
             units.si_count(layer.num_params) if layer.num_params else "",
             units.si_count(layer.num_macs) if layer.num_macs else "",
@@ -80,7 +80,7 @@ def _groups(analysis: Analysis) -> Table:
 def _int8(analysis: Analysis) -> Table:
     changes = sorted((one for one in analysis.sensitivities if one.how == "int8"), key=lambda one: one.accuracy)
     rows = [(_short(one.name), _points(analysis, one.accuracy)) for one in changes]
-    return simple("layers in int8 alone, the most sensitive first", ("layer", "points"), rows, right=("points",))
+    return simple("one layer in int8", ("layer", "points"), rows, right=("points",))
 
 
 def _points(analysis: Analysis, accuracy: float) -> str:
