@@ -2,9 +2,9 @@
 
 Follows arXiv 1712.05877, section 3: weights per output channel with batch norms folded, activations per tensor, on ranges that are moving averages
 of what came by. The ranges are buffers of the model, so they are saved and averaged with it, and the file takes them from there: what was trained is
-what ships. Training still uses a batch norm's statistics of the batch: its convolution runs with the rounded folded filters and is scaled back
-before it is normalised (arXiv 1806.08342, section 3.2.2). While a model is simulated, it stands aside: its submodules are called in the order of its
-graph. Where no graph can be traced, each linear layer and table is simulated by itself.
+what ships. Folding a batch norm multiplies each filter by one number, which a scale per channel takes up: its convolution runs with rounded filters,
+and the norm still uses the statistics of the batch. While a model is simulated, its submodules are called in the order of its graph; where no graph
+can be traced, each linear layer and table is simulated by itself.
 """
 
 from __future__ import annotations

@@ -21,9 +21,6 @@ from foundry_ray.errors import RecipeInfeasible
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SMALLEST_FACTOR = 1e-8
-"""By which folded filters are scaled back: a batch norm that gives zeros would divide by zero."""
-
 
 class Rounds(Protocol):
     """Who knows the ranges."""
@@ -41,12 +38,11 @@ class TracedGraph:
 
     Attributes:
         graph: In training mode.
-        norm_of: A folded convolution's module, by that of its batch norm, and the other way round by `conv_of`, in names of nodes.
+        conv_of: Nodes of convolutions by those of the batch norms that are folded into them.
         made_by: Which modules, none of them a leaf, give the value of a node.
     """
 
     graph: fx.Graph
-    norm_of: Mapping[str, str]
     conv_of: Mapping[str, str]
     made_by: Mapping[str, tuple[str, ...]]
 
@@ -82,7 +78,6 @@ def graph_of(model: nn.Module, stored: Sequence[str]) -> TracedGraph:
     pairs = [(norm, conv) for norm, conv in folded if conv is not None]
     return TracedGraph(
         graph=graph,
-        norm_of={str(conv.target): str(norm.target) for norm, conv in pairs},
         conv_of={norm.name: conv.name for norm, conv in pairs},
         made_by=tracer.made_by,
     )
@@ -132,22 +127,9 @@ class _Interpreter(fx.Interpreter):
         module = self._owner.model.get_submodule(target)
         if isinstance(module, nn.Embedding):
             return rounded_rows(module(*args, **kwargs))
-        norm_name = self._owner.traced.norm_of.get(target)
-        if norm_name is not None:
-            return self._convolved(cast(nn.Conv2d, module), args[0], cast(nn.BatchNorm2d, self._owner.model.get_submodule(norm_name)))
+        # A scale per output channel makes the same integers of filters before and after a batch norm is folded into them.
         weights = {name: rounded_weight(tensor) for name, tensor in module.named_parameters() if name.startswith("weight")}
         return torch.func.functional_call(module, weights, args, kwargs)
-
-    def _convolved(self, conv: nn.Conv2d, inputs: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """With the rounded filters of the folded convolution, scaled back for the batch norm that follows."""
-        assert norm.running_var is not None, "nothing else is folded"
-        factor_O = (torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight)).detach()
-        factor_O = torch.where(factor_O.abs() > _SMALLEST_FACTOR, factor_O, _SMALLEST_FACTOR)
-        tensors = {"weight": rounded_weight(conv.weight * factor_O[:, None, None, None])}
-        if conv.bias is not None:
-            tensors["bias"] = conv.bias * factor_O
-        outputs: Tensor = torch.func.functional_call(conv, tensors, (inputs,))
-        return outputs / factor_O[:, None, None]
 
 
 class LayerPass:

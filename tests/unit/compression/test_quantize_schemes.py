@@ -60,6 +60,7 @@ def tokens(num_rows=64):
 
 
 def family(name, **size):
+    torch.manual_seed(0)
     return models.get(name).build(TEXT, {"width": 16, "depth": 1, **({"heads": 2} if name == "transformer" else {}), **size}).eval()
 
 
@@ -115,6 +116,7 @@ def brute_force(counts, num_levels, candidates):
 def test_entropy_finds_the_threshold_of_its_definition(is_signed):
     values = np.abs(np.random.default_rng(3).laplace(size=20000))
     counts = np.histogram(values, bins=512)[0]
+    counts[0] = 60_000  # zeros, of which an activation behind a relu has most
     num_levels = 128 if is_signed else 256
     assert entropy_bins(counts, is_signed=is_signed) == brute_force(counts, num_levels, range(num_levels, 513, 8))
 
@@ -177,7 +179,7 @@ def test_every_scheme_stores_models_of_tokens_and_both_runtimes_load_them(name):
     for scheme in SCHEMES.values():
         data = served(model, recipe(**scheme), TEXT, rows[:32])
         answers = open_runtime(data).run(rows)
-        assert difference(answers, exact) < (0.25 if scheme["bits"] == 4 else 0.06), scheme
+        assert np.abs(answers - exact).max() < np.abs(exact).max() * (0.3 if scheme["bits"] == 4 else 0.06), scheme
         assert difference(open_runtime(data, runtime="openvino").run(rows), answers) < 0.03, scheme
 
 
@@ -226,6 +228,7 @@ class Attends(nn.Module):
 
 
 def test_a_file_of_torchs_exporter_is_stored_in_every_scheme_too():
+    torch.manual_seed(0)
     exported, rows = to_onnx(Attends().eval(), TEXT), tokens()
     assert {layer.name for layer in layers(onnx.load_model_from_string(exported).graph)} == {
         "table",
