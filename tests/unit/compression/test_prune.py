@@ -152,6 +152,18 @@ def test_layers_without_a_shortcut_are_not_left_out(images, schema):
         pruned(deep, Given(schema=schema), layers_ratio=0.5)
 
 
+def test_a_layer_norm_keeps_the_order_of_its_channels():
+    model, schema = made("encoder")
+    model = with_slim_attention(model)
+    norm, kept = model.encoder.layers[0].norm1, [0, 3, 8, 16, 24, 31]
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(32.0))
+    [stream] = [one for one in Couplings(model, schema).found if any(member.layer is norm for member in one.members)]
+    cut_one(model, stream.name, sorted(set(range(32)) - set(kept)), Given(schema=schema))
+    assert norm.weight.tolist() == kept
+    assert norm.normalized_shape == (6,)
+
+
 def test_shared_weights_stay_shared():
     model, schema = made("tied")
     smaller = pruned(model, Given(schema=schema), ratio=0.5)
