@@ -13,7 +13,7 @@ from foundry_ray.search.events import Event
 
 _HOUR_S = 3600.0
 _BEGINNINGS = ("ask", "start", "exploit")
-_ENDS = ("rung", "duplicate", "dominated", "infeasible", "died", "failed", "measured")
+_ENDS = ("rung", "postponed", "duplicate", "dominated", "infeasible", "died", "failed", "measured")
 MIN_REPORTS = 16
 """Results before a study can end because it gains too little: the last quarter of fewer is no trend."""
 

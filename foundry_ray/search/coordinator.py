@@ -2,12 +2,12 @@
 
     next_job() -> Job | None          an executor asks when it has a free worker, as often as it likes
     observe(event) -> go on?          an executor tells what a job said; at a rung the answer may be to train on in place
-    died(number, error)               an executor lost the job's process
+    died(number, error)               an executor lost the job's process, perhaps for want of memory
     on_device(fingerprint)            what latency is measured on
 
 Between the two stands the journal: what is decided is durable before it is carried out. The order of the decisions (latencies that another device
-asks for, interrupted trials, what the scheduler wants, finalists) is a function of the events alone, so a study that is resumed goes on as if
-nothing had been.
+asks for, interrupted trials, what the scheduler wants, postponed trials, finalists) is a function of the events alone, so a study that is resumed
+goes on as if nothing had been.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from foundry_ray.protocols import Clock
 from foundry_ray.search import budget as budgets
+from foundry_ray.search import constraints, pareto
 from foundry_ray.search.course import Course
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.history import Gain
@@ -60,6 +61,7 @@ class Coordinator:
         self._idle_since: int | None = None
         self._why = ""
         self._decided: tuple[tuple[int, bool], Decision] | None = None
+        self._accuracy_limits = [one for one in rules.limits if one.metric == "accuracy"]
         self._gain = Gain(course.ledger.reports, course.state.records, rules.objectives, least=rules.budget.min_gain_per_worker_hour)
         self._opened_s, self._before_s = clock.monotonic_s(), course.ledger.at_s
         self._committed_s = self._opened_s
@@ -152,10 +154,14 @@ class Coordinator:
             return True
         if event.kind == "prepared":
             owner = self.course.state.owner_of(event.effective)
-            if owner is None or owner == event.number:
+            better = self._postponed_for(event) if owner is None else None
+            if better is not None:
+                event = replace(event, kind="postponed", of=better)
+            elif owner is None or owner == event.number:
                 self._happen(_finite(event))
                 return True
-            event = Event(kind="duplicate", number=event.number, of=owner, duration_s=event.duration_s)
+            else:
+                event = Event(kind="duplicate", number=event.number, of=owner, duration_s=event.duration_s)
         self._in_flight.discard(event.number)
         self._happen(_finite(event))
         if event.kind == "measured":
@@ -164,13 +170,13 @@ class Coordinator:
         self._commit_if_due()
         return goes_on
 
-    def died(self, number: int, error: str) -> None:
-        """The process of this trial's job is gone; it is tried again from its last rung, within the budget.
+    def died(self, number: int, error: str, *, is_out_of_memory: bool = False) -> None:
+        """The process of this trial's job is gone; it is tried again from its last rung, within the budget; after want of memory, in smaller passes.
 
         That it is not is an event of its own: a later driver, which may have another budget, is to find what this one decided.
         """
         self._in_flight.discard(number)
-        self._happen(Event(kind="died", number=number, error=error))
+        self._happen(Event(kind="died", number=number, error=error, is_out_of_memory=is_out_of_memory))
         if self.course.state.records[number].trial.num_failures > self.rules.max_failures:
             self._happen(Event(kind="failed", number=number, error=error))
         self._take_up_again(number)
@@ -244,7 +250,7 @@ class Coordinator:
     def _decision(self) -> Decision:
         """What the scheduler wants, or a finalist where it wants nothing."""
         wanted = self._wanted()
-        return wanted if isinstance(wanted, (Begin, GoOn, Exploit)) else self._finalist() or wanted
+        return wanted if isinstance(wanted, (Begin, GoOn, Exploit)) else self._postponed() or self._finalist() or wanted
 
     def _wanted(self) -> Decision:
         key = (self._num_events, not self._limit())
@@ -284,26 +290,57 @@ class Coordinator:
         spent = budgets.Spent(num_trials=ledger.num_trials, wall_s=self.at_s, worker_s=ledger.worker_s(self.at_s), gain=self._gain.latest())
         return budgets.exhausted(self.rules.budget, spent)
 
+    def _postponed_for(self, prepared: Event) -> int | None:
+        """The trial for whose sake a new one is not begun yet; None where it is begun."""
+        scheduler, is_suggested = self.rules.scheduler, bool(self.course.state.records[prepared.number].source)
+        if scheduler.kind != "asha" or not scheduler.postpone or is_suggested or self._limit():
+            return None
+        return self.course.postponing.better_than(pareto.losses(prepared.values, self.rules.objectives))
+
+    def _postponed(self) -> GoOn | None:
+        """Who begins after all, where no new trial may: a budget of trials leaves the time for those that it has counted."""
+        number = self.course.postponing.next() if self._limit() in _OF_TRIALS else None
+        return None if number is None else GoOn(number=number, rung=0)
+
     def _finalist(self) -> GoOn | None:
-        """Who goes on although the scheduler wants nobody to: only when no running trial can still change who is best below the last rung."""
+        """Who goes on although the scheduler wants nobody to: only when no running trial can still change who is best below the last rung.
+
+        Where all of them break a limit on accuracy there is nothing to choose: whoever is nearest to it goes on, one after another, until there are
+        twice as many, and after that those who keep it already.
+        """
         state, last = self.course.state, len(self.course.state.levels) - 1
         if any(state.records[number].target < last for number in state.running):
             return None
-        if state.counts[TrialState.COMPLETE] + len(state.running) >= NUM_FINALISTS:
+        num_ended = state.counts[TrialState.COMPLETE] + len(state.running)
+        if num_ended >= NUM_FINALISTS and (state.running or self._has_choice()):
             return None
         waiting = self.course.scheduler.waiting()
         for rung in sorted({rung for _, rung in waiting}, reverse=True):
             trials = [state.records[number].trial for number, at in waiting if at == rung]
             ranking = self.rules.policy.rank(trials, self.rules.objectives, teacher_accuracy=self.rules.teacher_accuracy)
-            if ranking:
-                return GoOn(number=ranking[0], rung=rung + 1)
+            best = min(ranking, key=self._short_of_accuracy, default=None)
+            if best is not None and (num_ended < 2 * NUM_FINALISTS or not self._short_of_accuracy(best)):
+                return GoOn(number=best, rung=rung + 1)
         return None
+
+    def _has_choice(self) -> bool:
+        """Whether a finished trial keeps the limits on accuracy."""
+        records = self.course.state.records
+        return not self._accuracy_limits or any(
+            record.trial.state is TrialState.COMPLETE and not self._short_of_accuracy(number) for number, record in records.items()
+        )
+
+    def _short_of_accuracy(self, number: int) -> float:
+        """By how much a trial breaks the limits on accuracy."""
+        return sum(constraints.excesses(self._accuracy_limits, self.course.state.records[number].trial.values).values())
 
     def _hand_out(self, number: int, *, is_measuring: bool = False) -> Job:
         self._in_flight.add(number)
         return _job(self.course.state.records[number], self.course.state.levels, is_measuring=is_measuring)
 
 
+_OF_TRIALS = ("", "trials", "space")
+"""What ends the asking and leaves time and money; empty where the scheduler wants no new trial."""
 _LIMITS: Mapping[str, str] = {
     "": "the scheduler wants no more trials",
     "space": "every point of the grid was tried",
@@ -322,6 +359,7 @@ def _job(record: TrialRecord, levels: tuple[int, ...], *, is_measuring: bool) ->
         checkpoint=trial.checkpoint,
         known=record.known,
         later=() if is_measuring else levels[record.target + 1 :],
+        num_halvings=record.num_memory_deaths,
     )
 
 

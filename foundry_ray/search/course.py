@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from foundry_ray.search.budget import Ledger
 from foundry_ray.search.checkpoints import Checkpoints
 from foundry_ray.search.events import Event
+from foundry_ray.search.postponing import Postponing
 from foundry_ray.search.rules import Rules
 from foundry_ray.search.schedulers import make_scheduler
 from foundry_ray.search.state import StudyState
@@ -32,6 +33,7 @@ class Course:
         self.state = StudyState(recipe_of=rules.recipe_of, levels=self.scheduler.levels)
         self.ledger = Ledger()
         self.checkpoints = Checkpoints(prefix, have_takers=rules.scheduler.kind == "pbt")
+        self.postponing = Postponing()
         self._objectives = rules.objectives
         self._have_seats = rules.scheduler.kind in _HAVE_SEATS
 
@@ -49,6 +51,7 @@ class Course:
         for fact in facts(event, self.state, self._objectives, were_out=were_out):
             if not (self._have_seats and records[fact.number].is_adopted):
                 self.scheduler.saw(fact)
+            self.postponing.saw(fact)
         return self.checkpoints.saw(event, record)
 
     def _measured_by(self, event: Event) -> Sequence[int]:

@@ -7,6 +7,7 @@
 | ask | before the trial starts | a new trial with these parameters runs to the first rung |
 | start | before the job starts | a waiting trial goes on to the next rung |
 | prepared | once per trial | its cost, bytes and latency, and the hash of what it really is |
+| postponed | once per trial, or not | it is prepared, and not begun yet: only as the best of all could it join the front |
 | rung | at a rung | its metrics, its learning curve since the last one, its checkpoint |
 | exploit | before the job starts | it goes on with another trial's weights and with these parameters (PBT) |
 | measured | when a study goes on elsewhere | its latency on the device that there is now |
@@ -34,6 +35,7 @@ Kind = Literal[
     "ask",
     "start",
     "prepared",
+    "postponed",
     "rung",
     "exploit",
     "measured",
@@ -58,13 +60,15 @@ class Event:
         effective: Hash of the model as it really is, with the hyperparameters.
         graph: Hash of the deployed graph, which its latency belongs to (prepared).
         excess: By how much the constraints are broken, summed over them, each as a share of its limit.
-        of: The earlier trial that this one repeats (duplicate), or whose weights it takes over (exploit).
+        of: The earlier trial that this one repeats (duplicate), whose weights it takes over (exploit), or that is among the best and costs no more
+            (postponed).
         from_rung: The rung at which the donor had those weights (exploit).
         bracket: Of Hyperband (ask).
         at_s: Seconds of the study, over all its drivers, when this happened.
-        device: Fingerprint of the device that the latency is of (prepared, measured).
+        device: Fingerprint of the device that the latency is of (prepared, postponed, measured).
         source: Key of the study that a trial or its parameters come from (adopt, suggest).
         driver: Who wrote it (open).
+        is_out_of_memory: The node had no memory left, and its process was ended for that (died).
     """
 
     kind: Kind
@@ -89,6 +93,7 @@ class Event:
     device: str = ""
     source: str = ""
     driver: str = ""
+    is_out_of_memory: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """Only what differs from the defaults."""
@@ -109,6 +114,7 @@ class Job:
         from_epoch: Epochs that are done, in `checkpoint`.
         to_epoch: Epochs at that rung; where it equals `from_epoch`, only the latency is measured.
         later: Epochs at the rungs after it.
+        num_halvings: How often its passes are halved beside what its slot has room for: once for each time that it was ended for want of memory.
         known: What is measured already, so that it is not measured again; empty for a trial that was never prepared.
     """
 
@@ -121,6 +127,7 @@ class Job:
     checkpoint: str | None = None
     known: Mapping[str, float] = field(default_factory=dict)
     later: tuple[int, ...] = ()
+    num_halvings: int = 0
 
 
 _DEFAULTS = tuple((one.name, one.default_factory() if one.default_factory is not MISSING else one.default) for one in fields(Event))

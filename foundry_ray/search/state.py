@@ -33,6 +33,7 @@ class TrialRecord:
         own_from: Index of the first rung whose metrics are of its present parameters; those below are of a donor.
         source: Key of the study that it, or its parameters, come from.
         is_adopted: That study has trained it.
+        num_memory_deaths: Times that its process was ended because its node had no memory left.
     """
 
     trial: Trial
@@ -49,6 +50,7 @@ class TrialRecord:
     attrs: Mapping[str, Scalar] = field(default_factory=dict)
     source: str = ""
     is_adopted: bool = False
+    num_memory_deaths: int = 0
 
 
 class StudyState:
@@ -166,7 +168,8 @@ class StudyState:
         return replace(record, effective=event.effective, graph=event.graph)
 
     def _start(self, record: TrialRecord, event: Event) -> TrialRecord:
-        return replace(record, target=event.rung, trial=replace(record.trial, state=TrialState.RUNNING))
+        error = record.trial.error if record.by_rung else None  # why it was postponed is over
+        return replace(record, target=event.rung, trial=replace(record.trial, state=TrialState.RUNNING, error=error))
 
     def _exploit(self, record: TrialRecord, event: Event) -> TrialRecord:
         """The donor's weights and curve until then, with parameters that are its own from here on; so it stands for no other trial any more."""
@@ -195,6 +198,11 @@ class StudyState:
         duration_s = record.trial.duration_s + event.duration_s
         trial = replace(record.trial, values=dict(event.values), device=event.device, duration_s=duration_s)
         return self._identified(replace(record, known=dict(event.values), trial=trial), event)
+
+    def _postponed(self, record: TrialRecord, event: Event) -> TrialRecord:
+        record = self._prepared(record, event)
+        error = f"it could join the front only as the best of all: trial {event.of} is among the best, and costs no more"
+        return replace(record, trial=replace(record.trial, state=TrialState.WAITING, error=error))
 
     def _rung(self, record: TrialRecord, event: Event) -> TrialRecord:
         trial = replace(
@@ -227,7 +235,8 @@ class StudyState:
         return replace(record, excess=event.excess, effective=event.effective, trial=trial)
 
     def _died(self, record: TrialRecord, event: Event) -> TrialRecord:
-        return replace(record, trial=replace(record.trial, num_failures=record.trial.num_failures + 1, error=event.error))
+        trial = replace(record.trial, num_failures=record.trial.num_failures + 1, error=event.error)
+        return replace(record, trial=trial, num_memory_deaths=record.num_memory_deaths + event.is_out_of_memory)
 
     def _failed(self, record: TrialRecord, event: Event) -> TrialRecord:
         return replace(record, trial=replace(record.trial, state=TrialState.FAILED, error=event.error))
@@ -255,6 +264,7 @@ def _results(row: Mapping[str, float]) -> dict[str, float]:
 _CHANGES: Mapping[str, Callable[[StudyState, TrialRecord, Event], TrialRecord]] = {
     "start": StudyState._start,
     "prepared": StudyState._prepared,
+    "postponed": StudyState._postponed,
     "rung": StudyState._rung,
     "exploit": StudyState._exploit,
     "duplicate": StudyState._duplicate,

@@ -31,7 +31,7 @@ def facts(event: Event, state: StudyState, objectives: Sequence[Objective], *, w
     elif event.kind == "measured":
         for one in state.sharing_graph(number):
             yield from _measured(state.records[one], objectives, was_out=one in were_out)
-    elif event.kind in ("duplicate", "dominated", "infeasible", "failed"):
+    elif event.kind in ("duplicate", "dominated", "infeasible", "failed", "postponed"):
         yield Left(number=number, reason=event.kind)
 
 

@@ -152,6 +152,7 @@ class SyntheticStudy:
         driver: Identity of this driver; another one for each attempt.
         budget: Instead of `num_trials`.
         training: Studies with the same one train alike.
+        policy: By which finalists are picked.
         events: Everything that the coordinator made known.
     """
 
@@ -168,6 +169,7 @@ class SyntheticStudy:
     study_key: str = STUDY
     extends: tuple[str, ...] = ()
     training: str = "synthetic"
+    policy: str = "fastest within 1.0 point of the teacher"
     runner: SyntheticRunner = field(default_factory=SyntheticRunner)
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -177,7 +179,7 @@ class SyntheticStudy:
             scheduler=self.scheduler or SchedulerConfig(kind=self.kind, population=6),
             budget=self.budget or BudgetConfig(trials=self.num_trials),
             sampler=Sampler(kind=self.sampler, space=self.space, objectives=self.space.objectives, seed=self.seed),
-            policy=parse_policy("fastest within 1.0 point of the teacher"),
+            policy=parse_policy(self.policy),
             teacher_accuracy=0.97,
             seed=self.seed,
             trial_seed=7,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 
 from foundry_ray.config import TrialConfig
 from foundry_ray.errors import ClusterUnreachable, ResourcesUnavailable, SearchError
@@ -177,7 +177,7 @@ class PoolExecutor:
         try:
             answer: Answer = ray.get(ref, timeout=_WAIT_S * 60)
         except (RayError, GetTimeoutError) as error:
-            self._lost(actor, _last_lines(str(error)), coordinator)
+            self._lost(actor, _last_lines(str(error)), coordinator, is_out_of_memory=isinstance(error, OutOfMemoryError))
             return
         for message in answer.warnings:
             self._reporter.warn(message)
@@ -206,11 +206,11 @@ class PoolExecutor:
         else:
             self._crew.idle.append(actor)
 
-    def _lost(self, actor: _Actor, error: str, coordinator: Coordinator) -> None:
+    def _lost(self, actor: _Actor, error: str, coordinator: Coordinator, *, is_out_of_memory: bool = False) -> None:
         ray.kill(actor.handle)
         if actor.number is not None:
             self._reporter.warn(f"trial {actor.number} lost its process: {error}")
-            coordinator.died(actor.number, error)
+            coordinator.died(actor.number, error, is_out_of_memory=is_out_of_memory)
         elif not actor.is_ready:
             self._not_started(error)
 

@@ -40,7 +40,11 @@ class Reached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A waiting trial was sent on and runs to `rung`; where it took over another one's weights, these are its parameters now."""
+    """A waiting trial was sent on, or a postponed one is begun. It runs to `rung`.
+
+    Attributes:
+        params: Where it took over another one's weights: its parameters now.
+    """
 
     number: int
     rung: int
@@ -49,10 +53,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """A trial will report nothing any more, and cannot be sent on."""
+    """A trial will report nothing any more, and cannot be sent on; if it is postponed, not before it is started."""
 
     number: int
-    reason: Literal["failed", "infeasible", "duplicate", "dominated"]
+    reason: Literal["failed", "infeasible", "duplicate", "dominated", "postponed"]
 
 
 Fact = Asked | Reached | Started | Left

@@ -146,7 +146,7 @@ class TrialRunner:
         if job.to_epoch == job.from_epoch:
             yield self._screening.measured(job, student)
             return
-        shape = self._shape(job, student, num_workers=self._gang.num_workers if self._gang else 1)
+        shape = self._shape(job, student, num_workers=self._gang.num_workers if self._gang else 1, num_halvings=job.num_halvings)
         if not job.known:
             screened = self._screening.screened(job, student)
             yield screened
@@ -191,13 +191,21 @@ class TrialRunner:
 
         return GangTraining(work, student, self._place, self._gang) if self._gang else Training(work, student, self._place)
 
-    def _shape(self, trial: Job | Trial, student: Student, *, num_workers: int = 1) -> Shape:
-        """The largest passes that fit the room. Raises RecipeInfeasible where there are none."""
+    def _shape(self, trial: Job | Trial, student: Student, *, num_workers: int = 1, num_halvings: int = 0) -> Shape:
+        """The largest passes that fit the room, halved so often, as far as they can be. Raises RecipeInfeasible where none fit."""
         from foundry_ray.search.trial.fitting import shape_within
+        from foundry_ray.training.shape import halved
 
         with self._phases.within("memory"):
             shape = shape_within(self._place, student, num_workers=num_workers)
-        if shape.accumulation > 1:
+        if num_halvings:
+            for _ in range(num_halvings):
+                shape = halved(shape) or shape
+            self._place.reporter.warn(
+                f"trial {trial.number} was ended because its node had no memory left; it goes on in passes of {shape.micro_batch_size} rows, "
+                f"the same batch of {shape.batch_size}."
+            )
+        elif shape.accumulation > 1:
             self._place.reporter.warn(
                 f"trial {trial.number} trains in passes of {shape.micro_batch_size} rows, the same batch of {shape.batch_size}: "
                 f"its slot has {(self._place.room_bytes or 0) / _MB:.0f} MB."

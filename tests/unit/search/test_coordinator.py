@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from foundry_ray.errors import Conflict
-from foundry_ray.search.events import Event
+from foundry_ray.search.events import Event, Job
 from foundry_ray.testing.executors import SerialExecutor
 from foundry_ray.testing.search import JOURNAL, SPACE, SyntheticRunner
 from foundry_ray.testing.search import SyntheticStudy as Study
@@ -135,6 +135,26 @@ def test_a_dead_process_is_retried_and_then_the_trial_fails() -> None:
     assert other.state is TrialState.COMPLETE
 
 
+def test_after_each_death_for_want_of_memory_the_passes_are_halved_once_more_also_by_the_next_driver() -> None:
+    store = MemoryStore()
+    first = Study(store, num_trials=2, max_failures=3)
+    assert _job_of(first).num_halvings == 0
+    first.coordinator.died(0, "low on memory", is_out_of_memory=True)
+    assert _job_of(first).num_halvings == 1
+    first.coordinator.died(0, "signal 9")
+    assert _job_of(first).num_halvings == 1
+    first.coordinator.died(0, "low on memory", is_out_of_memory=True)
+    first.coordinator.close()
+    assert _job_of(Study(store, num_trials=2, max_failures=3, driver="driver-2")).num_halvings == 2
+
+
+def _job_of(study: Study) -> Job:
+    job = study.coordinator.next_job()
+    assert job is not None
+    assert job.number == 0
+    return job
+
+
 def test_another_budget_of_deaths_changes_nothing_that_was_decided() -> None:
     store = MemoryStore()
     first = Study(store, num_trials=3, max_failures=1, sampler="random", kind="none")
@@ -154,6 +174,19 @@ def test_another_budget_of_deaths_changes_nothing_that_was_decided() -> None:
 
 def test_a_study_ends_with_three_finished_trials() -> None:
     assert sum(trial.state is TrialState.COMPLETE for trial in Study(MemoryStore(), num_trials=9).run()) >= 3
+
+
+def test_the_finalists_are_those_nearest_to_a_limit_on_accuracy_and_more_where_none_keeps_it() -> None:
+    """One after another until one keeps it; where nobody can, that is found out at a price that is bounded."""
+
+    def finished(limit: float) -> list[float]:
+        space = replace(SPACE, constraints=(f"accuracy >= {limit}",))
+        study = Study(MemoryStore(), space=space, sampler="random", seed=1, num_trials=7, policy="smallest within 60 points of the teacher")
+        return [trial.values["accuracy"] for trial in study.run() if trial.state is TrialState.COMPLETE]
+
+    indifferent, wanted, hopeless = finished(0.1), finished(0.97), finished(0.999)
+    assert (len(indifferent), len(wanted), len(hopeless)) == (3, 3, 6)
+    assert sum(one >= 0.97 for one in indifferent) < sum(one >= 0.97 for one in wanted)
 
 
 def test_without_a_scheduler_every_trial_is_completed() -> None:

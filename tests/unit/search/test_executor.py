@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError
 
 from foundry_ray.config import TrialConfig
 from foundry_ray.errors import ClusterUnreachable, SearchError, StoreUnavailable
@@ -26,6 +26,13 @@ _SILENT = object()
 
 class _Hangs(BaseException):
     """What a call does that gives no answer; no worker catches it."""
+
+
+class _Ended(BaseException):
+    """What a call does whose process Ray ends."""
+
+    def __init__(self, why: str, *, is_memory: bool = True) -> None:
+        self.error = OutOfMemoryError(why) if is_memory else RayError(why)
 
 
 @dataclass
@@ -55,6 +62,8 @@ class PlayedRay:
     def get(self, ref: _Answer, *, timeout: float) -> object:
         if ref.value is _SILENT:
             raise GetTimeoutError
+        if isinstance(ref.value, RayError):
+            raise ref.value
         if isinstance(ref.value, Exception):
             raise RayError(str(ref.value))
         return ref.value
@@ -90,6 +99,8 @@ class _Answer:
             self.value = self.call()
         except _Hangs:
             self.call = lambda: _SILENT
+        except _Ended as ended:
+            self.value = ended.error
         except Exception as error:
             self.value = error
         return self.value is not _SILENT
@@ -192,6 +203,12 @@ def test_the_warnings_of_a_process_that_ends_are_told_before_its_end(ray: Played
     assert first == "it gets cold"
     assert second.startswith("trial 2 lost its process: ")
     assert second.endswith("StoreUnavailable: the store is silent. Hint: wait.")
+
+
+def test_a_process_that_ray_ends_for_want_of_memory_costs_its_trial_the_size_of_its_passes(ray: PlayedRay, reporter: RecordingReporter) -> None:
+    study = _execute(ray, _Environment({1: _Ended("the node was running low on memory"), 2: _Ended("the actor died", is_memory=False)}), reporter)
+    assert [study.state.records[number].num_memory_deaths for number in range(6)] == [0, 1, 0, 0, 0, 0]
+    assert study.state.counts[TrialState.COMPLETE] == 6
 
 
 def test_a_process_that_says_nothing_is_given_up_and_its_trial_is_not(ray: PlayedRay, reporter: RecordingReporter) -> None:

@@ -52,6 +52,19 @@ def test_a_trial_climbs() -> None:
     assert [row["epoch"] for row in record.trial.curve] == [1, 2, 3]
 
 
+def test_a_postponed_trial_is_known_waits_and_begins() -> None:
+    ask, prepared, _ = _begun(0)
+    state = _state(ask)
+    postponed = replace(prepared, kind="postponed", of=7)
+    assert _told(state, postponed) == [Left(number=0, reason="postponed")]
+    record = state.records[0]
+    assert (record.trial.state, record.trial.rung, record.known, record.graph) == (TrialState.WAITING, None, KNOWN, "g")
+    assert "trial 7" in str(record.trial.error)
+    assert state.owner_of("e0") == 0
+    assert _told(state, Event(kind="start", number=0, rung=0)) == [Started(number=0, rung=0)]
+    assert (state.records[0].trial.state, state.records[0].trial.error, state.records[0].target) == (TrialState.RUNNING, None, 0)
+
+
 def test_counts_and_running_follow_the_trials() -> None:
     state = _state(
         *_begun(0), Event(kind="ask", number=1, params={}), Event(kind="failed", number=1, error="x"), Event(kind="ask", number=2, params={})

@@ -18,6 +18,7 @@ from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.search import RecordedLatencyMeter
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.testing.trials import PARAMS, tiny_runner
+from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.shape import Shape
 from foundry_ray.types import CompressionRecipe, LatencyResult, Step, Trial
 
@@ -323,6 +324,25 @@ def test_where_memory_runs_out_what_was_trained_is_let_go_before_it_is_made_anew
     before = weakref.ref(training.loop)
     training.run_epoch()
     assert was_there == [False]
+
+
+@pytest.mark.parametrize(("num_halvings", "rows"), [(1, 8), (3, 2), (9, 1)])
+def test_a_trial_whose_process_was_ended_for_memory_comes_back_in_smaller_passes(
+    trial_context: TrialContext, memory_store: MemoryStore, monkeypatch: pytest.MonkeyPatch, num_halvings: int, rows: int
+) -> None:
+    reporter, passes, forward = RecordingReporter(), list[int](), TorchEngine.forward
+
+    def counted(engine: TorchEngine, inputs_B: torch.Tensor) -> torch.Tensor:
+        passes.append(len(inputs_B))
+        return forward(engine, inputs_B)
+
+    monkeypatch.setattr(TorchEngine, "forward", counted)
+    events = _run(tiny_runner(trial_context, memory_store, reporter=reporter), _job(num_halvings=num_halvings))
+    assert [event.kind for event in events] == ["prepared", "epoch", "rung"]
+    assert set(passes) == {rows}
+    assert reporter.warnings == [
+        f"trial 0 was ended because its node had no memory left; it goes on in passes of {rows} rows, the same batch of 16.",
+    ]
 
 
 def test_where_memory_runs_out_with_one_row_a_trial_has_failed(trial_context: TrialContext, memory_store: MemoryStore) -> None:
