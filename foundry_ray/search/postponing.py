@@ -3,7 +3,8 @@
 What a student costs is known before its first training step. MO-ASHA (arXiv 2106.12639) compares trials from its first rung on; this is a rung
 before it, at no epochs: where a trial that was trained is as good as any in what only training tells, and better in what is known already, a newcomer
 can join the front only by being the best of all. Such a newcomer waits, and its worker goes to one that can extend the front with less. It is not
-rejected: when no new trial may begin any more, and time and money are left, those that wait are trained as all others.
+rejected: when no new trial may begin any more, and time and money are left, those that wait are trained as all others. Until then a sampler sees them
+as just missing a constraint, so it proposes elsewhere.
 
 Pure: facts in, answers out, the same while a study runs and when it is replayed. Shapes: N results, D losses.
 """

@@ -175,7 +175,8 @@ class GangTraining:
         training.loop.curve[-1].update(training.loop.judge())
         [self._rows[self.epoch]] = training.rows(after=self.epoch - 1)
         before, self._checkpoint = self.save(), training.save()
-        self._place.store.delete(before)
+        if before != self._checkpoint:  # int8 may cost nothing
+            self._place.store.delete(before)
 
     def _again(self, failed: tuple[RankFailure, ...]) -> None:
         """Smaller passes, where it was memory; once more, where there was no room; the end of this process's part in all other cases."""

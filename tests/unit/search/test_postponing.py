@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -169,3 +170,18 @@ def _volume_after(num_epochs: int, *, postpone: bool, seed: int, num_slots: int)
     reports = study.coordinator.course.ledger.reports
     volumes = history.hypervolumes(reports, study.state.records, study.rules.objectives)
     return max(volume for report, volume in zip(reports, volumes, strict=True) if report.num_epochs <= num_epochs)
+
+
+def test_a_sampler_that_learns_proposes_less_of_what_was_postponed() -> None:
+    share = {kind: _share_postponed(kind) for kind in ("random", "tpe")}
+    assert share["tpe"] < share["random"]
+
+
+def _share_postponed(kind: Literal["random", "tpe"]) -> float:
+    """Of the later half of the proposals."""
+    late = []
+    for seed in range(4):
+        study = SyntheticStudy(MemoryStore(), sampler=kind, num_trials=60, seed=seed)
+        study.run()
+        late += [number in _postponed(study) for number in range(30, 60)]
+    return sum(late) / len(late)
