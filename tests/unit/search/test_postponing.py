@@ -15,7 +15,7 @@ from foundry_ray.search import history
 from foundry_ray.search.events import Event
 from foundry_ray.search.postponing import MOST_IN_A_ROW, NEARLY, Postponing
 from foundry_ray.search.schedulers.facts import Asked, Left, Reached, Started
-from foundry_ray.testing.search import SyntheticStudy
+from foundry_ray.testing.search import SyntheticStudy, synthetic_cost, synthetic_curve
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.types import Trial, TrialState
 
@@ -152,15 +152,26 @@ def test_it_can_be_switched_off_and_is_off_where_the_scheduler_is_another() -> N
         assert not _postponed(study)
 
 
-def test_what_another_study_suggests_is_begun() -> None:
+def test_what_another_study_suggests_is_begun_although_one_of_its_trials_is_as_good() -> None:
     study = _study()
-    suggested = Event(kind="suggest", params={"lr": 0.003, "width": 20}, source="studies/other")
-    for _ in range(3):
-        study.coordinator._happen(suggested)
+    params = {"lr": 0.003, "width": 18}
+    curve = tuple({"epoch": float(epoch), **synthetic_curve(params, epoch)} for epoch in range(1, 10))
+    adopted = Event(kind="adopt", number=0, params=params, values=synthetic_cost(params), curve=curve, epoch=9, source="studies/other")
+    study.coordinator._happen(adopted)
+    study.coordinator._happen(Event(kind="suggest", params={"lr": 0.003, "width": 20}, source="studies/other"))
     study.run()
-    of_others = {number for number, record in study.state.records.items() if record.source}
-    assert of_others
-    assert not of_others & set(_postponed(study))
+    [suggested] = [number for number, record in study.state.records.items() if record.source and not record.is_adopted]
+    assert study.state.records[suggested].trial.params["width"] == 20
+    assert suggested not in _postponed(study)
+    assert any(study.state.records[number].trial.params["width"] == 20 for number in _postponed(study)), "others of its size wait"
+
+
+def test_the_last_one_that_may_begin_is_not_postponed() -> None:
+    studies = [_study(seed=seed) for seed in range(12)]
+    for study in studies:
+        study.run()
+    assert sum(46 in _postponed(study) for study in studies) >= 1, "the last but one is, in some"
+    assert not any(47 in _postponed(study) for study in studies)
 
 
 @pytest.mark.parametrize("num_slots", [1, 3])
