@@ -1,6 +1,6 @@
 """Makes the table that `search_moasha` plays on: 216 students of Fashion-MNIST, each really measured and trained for 9 epochs.
 
-python -m benchmarks.search_curves                about 70 minutes on two quiet cores; `--minutes 55` stops early, the same command goes on
+python -m benchmarks.search_curves                about 90 minutes on two quiet cores; `--minutes 55` stops early, the same command goes on
 python -m benchmarks.search_curves --quick        two students, and what the whole would take; writes no table
 
 A student is a quasi-random point of `tables/fashion_space.yaml`, and is trained by the product's TrialRunner: on 6,000 images, judged on 4,000 others

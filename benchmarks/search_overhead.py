@@ -1,6 +1,6 @@
 """What a trial costs beside its training: trials that do nothing, through foundry and through Ray Tune, and real ones.
 
-python -m benchmarks.search_overhead           about 25 minutes on a quiet machine, writes results
+python -m benchmarks.search_overhead           about 6 minutes on a quiet machine, writes results
 python -m benchmarks.search_overhead --quick   one round with few trials; writes none
 
     ours      our executor with warm, reused workers, a study with its journal in a folder, random proposals

@@ -75,7 +75,7 @@ class SchedulerConfig(Section):
     reduction_factor: float = Field(3.0, gt=1, le=16, description="One in this many goes on to the next rung.")
     postpone: bool = Field(
         True,
-        description="asha with several objectives: a student that costs more than one of the best so far waits until no other is left to begin.",
+        description="asha with several objectives: a student that costs more than one of the best of the last rung waits until no other can begin.",
     )
     min_results: int = Field(5, ge=1, le=10_000, description="median: results that a rung needs before a trial is stopped there.")
     population: int = Field(8, ge=2, le=10_000, description="pbt: members; search.budget.trials is raised to no more than these.")

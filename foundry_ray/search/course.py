@@ -33,7 +33,7 @@ class Course:
         self.state = StudyState(recipe_of=rules.recipe_of, levels=self.scheduler.levels)
         self.ledger = Ledger()
         self.checkpoints = Checkpoints(prefix, have_takers=rules.scheduler.kind == "pbt")
-        self.postponing = Postponing()
+        self.postponing = Postponing(last_rung=len(self.scheduler.levels) - 1)
         self._objectives = rules.objectives
         self._have_seats = rules.scheduler.kind in _HAVE_SEATS
 

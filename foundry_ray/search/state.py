@@ -52,6 +52,11 @@ class TrialRecord:
     is_adopted: bool = False
     num_memory_deaths: int = 0
 
+    @property
+    def is_postponed(self) -> bool:
+        """Whether it is prepared and waits for its first epoch."""
+        return self.trial.state is TrialState.WAITING and bool(self.known) and not self.by_rung
+
 
 class StudyState:
     """All trials by number.

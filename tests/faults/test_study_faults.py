@@ -58,6 +58,7 @@ def _moments(num_events: int, name: str, *, is_all: bool) -> list[int]:
 
 
 @pytest.mark.parametrize(("scheduler", "sampler"), _PAIRS)
+@pytest.mark.timeout(1800)  # with all moments, GP fits a model for each of some hundred studies
 def test_a_killed_and_resumed_study_is_the_unbroken_one(scheduler: SchedulerKind, sampler: Kind, is_all: bool) -> None:
     whole = _study(MemoryStore(), scheduler, sampler)
     expected = whole.run()

@@ -73,7 +73,7 @@ def test_an_interrupted_driver_leaves_a_checkpoint_and_the_next_goes_on_from_tha
     assert stopped is not None
     assert (stopped.world_size, stopped.document["step"]) == (2, stopped.step)
     assert [info.key for info in folder_store.list("checkpoints/k/") if "stop-" in info.key] == []
-    last = stopped.epoch + 2
+    last = stopped.epoch + 10  # a busy machine is interrupted after few epochs
     artifact = run(folder_store, settings, reporter, train=CONFIG.train.model_copy(update={"epochs": last}))
     assert [epoch for epoch, _ in reporter.reports] == list(range(stopped.epoch + 1, last + 1))
     assert reporter.warnings == []

@@ -15,6 +15,9 @@ from foundry_ray.search import pareto
 from foundry_ray.search.state import TrialRecord
 from foundry_ray.types import Objective, Scalar, TrialState
 
+_POSTPONED = 1e-3
+"""Excess of a trial that waits because the front can be extended with less: it breaks nothing, so it is nearer to a candidate than who does."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
@@ -22,7 +25,7 @@ class Observation:
 
     Attributes:
         losses: At the rung where all are compared; empty where there are none.
-        excess: Above 0 where it broke a constraint, failed, or can be no candidate. Such a trial has no losses.
+        excess: Above 0 where it broke a constraint, failed, can be no candidate, or is postponed. Such a trial has no losses.
     """
 
     number: int
@@ -95,6 +98,8 @@ class Observer:
         seen = Observation(number=trial.number, params=trial.params)
         if source.trial.dominated or source.trial.state is TrialState.INFEASIBLE:
             return replace(seen, excess=source.excess or 1.0)
+        if source.is_postponed:
+            return replace(seen, excess=_POSTPONED)
         values = _results(source).get(self._rung) if source is record or not source.own_from else None
         losses = () if values is None else pareto.losses(values, self._objectives)
         if losses and all(map(math.isfinite, losses)):

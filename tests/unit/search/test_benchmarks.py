@@ -59,7 +59,12 @@ def test_the_volume_is_of_all_that_was_seen_stopped_students_included(table: Tab
 
 def test_a_ratio_is_of_the_epochs_until_the_volume_that_the_peer_has_at_its_end() -> None:
     ends = {"random": 0.5, "nsga2": 0.6, "tpe": 0.8}
-    grown = {"moasha": ((90, 0.5),), "moasha_tpe": ((54, 0.5), (108, 0.6), (216, 0.8)), "syne_tune": ((360, 0.5),), "syne_tune_ranked": ((120, 0.5),)}
+    grown = {
+        "moasha": ((90, 0.5), (108, 0.6), (216, 0.8)),
+        "moasha_tpe": ((54, 0.5), (60, 0.8)),
+        "syne_tune": ((360, 0.5),),
+        "syne_tune_ranked": ((120, 0.5),),
+    }
     runs = [
         Run(method=method, seed=seed, grown=grown.get(method, ((500, ends.get(method, 0.0)), (541, 0.9))))
         for method in search_moasha._METHODS

@@ -53,6 +53,15 @@ def test_work_counts_while_it_is_done_and_also_where_it_comes_to_nothing() -> No
     assert ledger.worker_s(100.0) == 30.0
 
 
+def test_a_postponed_trial_costs_no_work_while_it_waits() -> None:
+    ledger = Ledger()
+    ledger.saw(Event(kind="ask", number=0, at_s=0.0))
+    ledger.saw(Event(kind="postponed", number=0, at_s=2.0))
+    assert ledger.worker_s(50.0) == 2.0
+    ledger.saw(Event(kind="start", number=0, at_s=50.0))
+    assert ledger.worker_s(51.0) == 3.0
+
+
 def test_what_a_killed_driver_was_at_counts_until_its_last_word() -> None:
     ledger = Ledger()
     for event in (Event(kind="ask", number=0, at_s=0.0), Event(kind="ask", number=1, at_s=5.0), Event(kind="open", at_s=5.0)):

@@ -56,6 +56,16 @@ def test_a_trial_that_breaks_a_constraint_on_another_device_loses_its_values() -
     assert _seen(records)[0] == Observation(number=0, params=PARAMS, excess=0.2)
 
 
+def test_a_postponed_trial_is_seen_as_just_missing_a_constraint_until_it_begins() -> None:
+    waiting = small.record(0, PARAMS, state=TrialState.WAITING)
+    waiting = replace(waiting, known={"size_bytes": 1.0})
+    [seen] = _seen(_records(waiting)).values()
+    assert 0 < seen.excess < 0.01
+    assert not seen.losses
+    [seen] = _seen(_records(replace(waiting, trial=replace(waiting.trial, state=TrialState.RUNNING)))).values()
+    assert seen.is_running
+
+
 def test_running_trials_are_seen_without_values() -> None:
     records = _records(small.record(0, PARAMS, LOW), small.record(1, PARAMS, state=TrialState.RUNNING))
     assert [one.is_running for one in _seen(records).values()] == [False, True]
