@@ -1,7 +1,7 @@
 """The Fashion-MNIST teachers that the benchmarks of compression start from: those of `benchmarks.train_fashion`, one per seed.
 
-A teacher that was trained already (by that benchmark, or by an earlier call) is read from the store; a missing one is trained, about 13 minutes on two
-cores. Seed s has its own initialization, order of rows and split into train and val; test is never opened here.
+A teacher that was trained already (by that benchmark, or by an earlier call) is read from the store; a missing one is trained, about 13 minutes
+on two cores. Seed s has its own initialization, order of rows and split into train and val; test is never opened here.
 """
 
 from __future__ import annotations
