@@ -8,6 +8,7 @@ changed one of the place in the global batch: kill and resume give the same bits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class Adversary:
 
         Rows without a label are changed where the teacher's answers are cached: else nothing says what would mislead.
         """
-        rows = [row for row in range(len(batch.inputs)) if self._is_chosen(first_place + row)]
+        rows = [row for row in _told(batch) if self._is_chosen(first_place + row)]
         if not rows:
             return batch
         rows_R = torch.tensor(rows, device=batch.inputs.device)
@@ -92,6 +93,14 @@ def adversary_for(job: FitJob, engine: Engine) -> Adversary | None:
     is_whole = not any(hasattr(param, "ds_shape") for param in engine.model.parameters())
     check_adversarial(job.train.adversarial, has_images=job.split_train.has_images, is_whole=is_whole)
     return Adversary(job, engine, job.train.adversarial)
+
+
+def _told(batch: Batch) -> Sequence[int]:
+    """The rows of which something says what would mislead: a cached answer, a label, or that of what was mixed in."""
+    if batch.targets_BC is not None or batch.labelled is None:
+        return range(len(batch.inputs))
+    found = [batch.labelled, *([batch.partner_labelled] if batch.partner_labelled else [])]
+    return sorted({place for one in found for place in one.places.tolist()})
 
 
 def _taken(batch: Batch, rows_R: Tensor) -> Batch:

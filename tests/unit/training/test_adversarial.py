@@ -19,6 +19,8 @@ from foundry_ray.training.checks import check_inputs
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.feed import Batch, Labelled
 from foundry_ray.training.loop import FitJob, Loop, TensorSplit
+from foundry_ray.training.mixing import MixPlan
+from foundry_ray.training.teaching import OnlineTeacher
 from foundry_ray.types import ImageSchema, TokenSchema
 
 MakeModel = Callable[[], nn.Module]
@@ -103,9 +105,29 @@ def test_the_share_is_of_the_global_batch_however_it_is_split(job: FitJob, make_
     assert pieces == whole
 
 
-def test_rows_without_a_label_and_without_a_teachers_answer_stay(job: FitJob, make_model: MakeModel) -> None:
-    batch = dataclasses.replace(batch_of(job), labelled=Labelled(places=torch.tensor([1, 4]), share=0.25))
-    assert changed_rows(batch.inputs, adversary(job, make_model(), FGSM).changed(batch, 0).inputs) == [1, 4]
+@pytest.mark.parametrize("config", [FGSM, PGD])
+@pytest.mark.parametrize("places", [[], [1, 4]])
+def test_rows_without_a_label_and_without_a_teachers_answer_stay(
+    job: FitJob, make_model: MakeModel, config: AdversarialConfig, places: list[int]
+) -> None:
+    labelled = Labelled(places=torch.tensor(places, dtype=torch.int64), share=0.25)
+    batch = dataclasses.replace(batch_of(job), labelled=labelled)
+    assert changed_rows(batch.inputs, adversary(job, make_model(), config).changed(batch, 0).inputs) == places
+
+
+def test_mixed_rows_are_changed_where_either_has_a_label(job: FitJob, make_model: MakeModel) -> None:
+    own, others = (Labelled(places=torch.tensor([place]), share=0.25) for place in (1, 4))
+    batch = dataclasses.replace(batch_of(job), labelled=own, partner_labelled=others)
+    mixed = dataclasses.replace(batch, partner_labels_B=batch.labels_B.flip(0), mix=MixPlan(kind="mixup", lam=0.6, shift=3))
+    assert changed_rows(batch.inputs, adversary(job, make_model(), PGD).changed(mixed, 0).inputs) == [1, 4]
+
+
+def test_who_learns_from_a_teacher_in_the_step_alone_has_no_adversary(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    taught = OnlineTeacher(models=(make_model(),), alpha=1.0, temperature=2.0, uses_labels=False)
+    attacked, plain = (
+        run(dataclasses.replace(with_train(epochs=1, adversarial=config), distil=taught), make_model(), until=1) for config in (PGD, None)
+    )
+    assert attacked.curve[0]["loss"] == plain.curve[0]["loss"]
 
 
 def run(job: FitJob, model: nn.Module, *, until: int = 2) -> Loop:
