@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,25 +120,35 @@ class _Ends:
         best, until_s = start, self._clock.monotonic_s() + limit_s
         for _ in range(_MOST_ROUNDS):
             before = best
-            for name, value in ((param.name, value) for param in self._space.params for value in points.ends(param)):
-                if self._clock.monotonic_s() > until_s:
-                    return best
-                other = self._moved(best, name, value)
-                if other is not None and [sign * number for number in other.size[:3]] > [sign * number for number in best.size[:3]]:
-                    best = other
+            for change in self._changes():
+                for other in self._moved(best, change):
+                    if [sign * number for number in other.size[:3]] > [sign * number for number in best.size[:3]]:
+                        best = other
+                    if self._clock.monotonic_s() > until_s:
+                        return best
             if best is before:
                 break
         return best
 
-    def _moved(self, student: Sampled, name: str, value: Scalar) -> Sampled | None:
-        """A student with another value; None where that is no point of the space, has the same shape, or cannot be built."""
-        point = {**student.params, name: value}
-        if _shape(point) == _shape(student.params) or not self._holds(point):
-            return None
+    def _changes(self) -> Iterator[dict[str, Scalar]]:
+        """Each parameter at each of its ends."""
+        return ({param.name: value} for param in self._space.params for value in points.ends(param))
+
+    def _moved(self, student: Sampled, change: Mapping[str, Scalar]) -> Iterator[Sampled]:
+        """A student with another value; where that cannot be built, those with a second parameter at an end besides, which may not forbid it."""
         try:
-            return _counted(self._workshop, self._context, point)
+            yield from self._built(student, change)
         except RecipeInfeasible:
-            return None
+            for second in self._changes():
+                if not second.keys() & change.keys():
+                    with contextlib.suppress(RecipeInfeasible):
+                        yield from self._built(student, {**change, **second})
+
+    def _built(self, student: Sampled, change: Mapping[str, Scalar]) -> Iterator[Sampled]:
+        """A student with other values; nothing where that is no point of the space, or has the same shape. Raises RecipeInfeasible."""
+        point = {**student.params, **change}
+        if self._holds(point) and _shape(point) != _shape(student.params):
+            yield _counted(self._workshop, self._context, point)
 
     def _holds(self, point: Mapping[str, Scalar]) -> bool:
         exist = all(points.is_active(param, point) == (param.name in point) for param in self._space.params)

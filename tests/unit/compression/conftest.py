@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator
 
@@ -59,9 +60,15 @@ def model(images: np.ndarray) -> nn.Module:
     return built(images)
 
 
+@pytest.fixture
+def trained(taught: nn.Module) -> nn.Module:
+    """A student that has learnt the corners; each test has its own, and may change it."""
+    return copy.deepcopy(taught)
+
+
 @pytest.fixture(scope="session")
-def trained(images: np.ndarray) -> nn.Module:
-    """A student that has learnt the corners."""
+def taught(images: np.ndarray) -> nn.Module:
+    """What `trained` copies."""
     model = built(images, width=8).train()
     labels = torch.arange(len(images)) % 4
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
