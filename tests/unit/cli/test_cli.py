@@ -20,7 +20,7 @@ from foundry_ray.types import RunRecord, RunStatus
 RunApp = Callable[..., int]
 PIPELINE = Path(__file__).parents[3] / "pipeline.yaml"
 COMMANDS = [
-    *("init", "schema", "plan", "run", "resume", "replay", "report", "trials", "predict", "deploy", "submit", "doctor", "data:fetch"),
+    *("init", "schema", "plan", "run", "resume", "replay", "report", "trials", "analyze", "predict", "deploy", "submit", "doctor", "data:fetch"),
     *(
         "runs:list",
         "runs:show",
@@ -44,6 +44,7 @@ OPTIONS = {
     "replay": ["--only", "--keep", "--store", "--address", "--json"],
     "report": ["-o", "--store", "--json"],
     "trials": ["--pareto", "--sort", "--json"],
+    "analyze": ["--plot", "--json"],
     "study:extend": ["--trials", "--space", "--objective", "--set", "--store", "--address", "--json"],
     "study:export": ["--to", "--store", "--json"],
     "deploy": ["--policy", "--trial", "--port", "--replicas", "--address", "--store", "--json"],

@@ -61,7 +61,7 @@ def test_a_card_says_what_the_model_can_on_what_and_what_it_was_made_of(store: M
         "| served file | 2.7 MiB | 234.4 KiB | 11.7x less |",
         "fingerprint ffffffffffff, source mnist_5k, split train 3500, val 500, test 1000",
         f"commit {'c' * 18}",
-        "normalises them itself",
+        "raw pixels, which it normalises itself",
     ):
         assert said in text
     assert "Warning" not in text
