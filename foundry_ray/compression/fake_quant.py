@@ -55,14 +55,17 @@ class ActivationRanges(nn.Module):
             self.register_buffer(buffer, torch.zeros(len(names)))
 
     def rounded(self, name: str, values: Tensor) -> Tensor:
-        """The activation as it would be stored; in training it moves the range first."""
+        """The activation as it would be stored; in training it moves the range first. One whose range nobody has seen stays as it is."""
         grid = self._fixed.get(name)
         if grid is not None:
             return torch.fake_quantize_per_tensor_affine(values.float(), grid.scale, grid.zero_point, 0, LEVELS)
         place = self._places[name]
         if self.training:
             self._move(place, values.detach())
-        return rounded_activation(values.float(), self.low[place], self.high[place])
+        begun = self.begun[place]
+        share = torch.where(begun > 0, begun, 1.0)
+        rounded = rounded_activation(values.float(), self.low[place] / share, self.high[place] / share)
+        return rounded if self.training else torch.where(begun > 0, rounded, values)
 
     def learnt(self) -> Mapping[str, tuple[float, float]]:
         """The range of each tensor that was seen."""

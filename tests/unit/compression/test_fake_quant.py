@@ -223,6 +223,20 @@ def test_hooks_of_blocks_see_what_goes_by(images, schema):
     assert [tuple(output.shape) for output in seen] == [(4, 8, 16, 16)]
 
 
+@pytest.mark.parametrize("share", [0.25, 0.0])
+def test_an_average_that_has_not_forgotten_the_time_before_int8_answers_all_the_same(images, schema, share):
+    pixels = torch.from_numpy(images[:16]).float()
+    model = simulated(built(images), schema, pixels)
+    with torch.no_grad():
+        rounded = model(pixels)
+        for buffer in model.fake_quant.buffers():  # as averaged over steps of which the first ones saw no range: they are zeros
+            buffer.mul_(share)
+        averaged = model(pixels)
+        model.fake_quant.is_on = False
+        expected = rounded if share else model(pixels)
+    assert (averaged - expected).abs().max() <= (1e-6 if share else PARITY) * (expected.max() - expected.min())
+
+
 def test_a_kept_layer_is_trained_in_fp32(images, schema):
     model = built(images)
     assert plan(model, schema, ("head",)).modules.keys() == plan(model, schema, ()).modules.keys() - {"head"}
