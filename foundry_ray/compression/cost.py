@@ -1,23 +1,23 @@
-"""Parameters and multiply-accumulates of a model, layer by layer, counted on the layers that hold nearly all of them."""
+"""Parameters and multiply-accumulates of a model, layer by layer, by one forward pass that is watched."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from foundry_ray.compression.products import Call, count
 from foundry_ray.compression.tracing import blank
 from foundry_ray.types import Schema
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from torch.utils.hooks import RemovableHandle
 
 
 class Cost(NamedTuple):
     """`num_params`: elements of all parameters. `num_macs`: multiply-accumulates of one sample in convolutions, linear and recurrent layers, and
-    in the products of activations with each other, as attention has them."""
+    in the products of activations with each other, as attention has them; `products` says of which functions."""
 
     num_params: int
     num_macs: int
@@ -57,7 +57,7 @@ def _macs(model: nn.Module, schema: Schema) -> dict[nn.Module, int]:
 
     macs: dict[nn.Module, int] = {}
     at_work: list[nn.Module] = []
-    handles = [handle for module in model.modules() for handle in _watch(module, macs, at_work)]
+    handles = [handle for module in model.modules() for handle in _watch(module, at_work)]
     was_training = model.training
     try:
         # without the fast path of nn.MultiheadAttention, which computes all at once and shows nothing
@@ -82,21 +82,14 @@ def _no_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _watch(module: nn.Module, macs: dict[nn.Module, int], at_work: list[nn.Module]) -> list[RemovableHandle]:
-    """Who is at work; and of convolutions one product per output element and element of the filter, of recurrent layers per step and weight."""
-    from torch import nn
+def _watch(module: nn.Module, at_work: list[nn.Module]) -> list[RemovableHandle]:
+    """Who is at work."""
 
-    def _begin(called: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+    def _begin(called: nn.Module, _inputs: object) -> None:
         at_work.append(called)
 
-    def _end(called: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _end(_called: nn.Module, _inputs: object, _output: object) -> None:
         at_work.pop()
-        if isinstance(called, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            macs[called] = macs.get(called, 0) + output.numel() * math.prod(called.weight.shape[1:])
-        if isinstance(called, nn.RNNBase):
-            num_steps = inputs[0].numel() // inputs[0].shape[-1]
-            weights = sum(weight.numel() for weight in called.parameters() if weight.dim() == 2)
-            macs[called] = macs.get(called, 0) + num_steps * weights
 
     return [module.register_forward_pre_hook(_begin), module.register_forward_hook(_end)]
 
@@ -110,37 +103,9 @@ def _functions(macs: dict[nn.Module, int], at_work: list[nn.Module]) -> Abstract
             self, func: Callable[..., object], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> object:
             result = func(*args, **(kwargs or {}))
-            count = _PRODUCTS.get(getattr(func, "__name__", ""))
-            if count is not None and at_work:
-                macs[at_work[-1]] = macs.get(at_work[-1], 0) + count(*args[:3], result)
+            num_products = count(getattr(func, "__name__", ""), Call(args, kwargs or {}, result))
+            if num_products and at_work:
+                macs[at_work[-1]] = macs.get(at_work[-1], 0) + num_products
             return result
 
     return _Counting()
-
-
-def _linear(x: Tensor, weight: Tensor, *rest: Tensor) -> int:
-    return x.numel() * weight.shape[0]
-
-
-def _matmul(left: Tensor, right: Tensor, *rest: Tensor) -> int:
-    return rest[-1].numel() * left.shape[-1]
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, result: Tensor) -> int:
-    """q k^T, and its softmax times v; query (..., T, d), key (..., S, d)."""
-    return query.numel() * key.shape[-2] + result.numel() * key.shape[-2]
-
-
-def _multi_head(query: Tensor, key: Tensor, value: Tensor, result: object) -> int:
-    """torch's own attention, which computes in one function: four projections to the width E of query (T, B, E), and the products."""
-    return query.shape[-1] * (2 * query.numel() + key.numel() + value.numel()) + 2 * query.numel() * key.shape[0]
-
-
-_PRODUCTS: dict[str, Callable[..., int]] = {
-    "linear": _linear,
-    "matmul": _matmul,
-    "__matmul__": _matmul,
-    "bmm": _matmul,
-    "scaled_dot_product_attention": _attention,
-    "multi_head_attention_forward": _multi_head,
-}
