@@ -48,6 +48,9 @@ class CorruptionGate(_RobustnessGate):
     def _severities_exist(self) -> CorruptionGate:
         if not all(1 <= severity <= 5 for severity in self.severities):
             raise ValueError(f"severities are {list(self.severities)}, but each must be 1 to 5")
+        for name, chosen in (("severities", self.severities), ("kinds", self.kinds)):
+            if len(set(chosen)) < len(chosen):
+                raise ValueError(f"{name} are {', '.join(map(str, chosen))}; name each once")
         return self
 
 
@@ -58,6 +61,12 @@ class AttackGate(_RobustnessGate):
     epsilon: int = Field(8, ge=1, le=255, description="Most that a pixel may be changed, of 255.")
     steps: int = Field(10, ge=1, le=1000, description="Of pgd.")
     max_rows: int = Field(500, ge=1, description="Rows of the split, evenly spaced.")
+
+    @model_validator(mode="after")
+    def _steps_have_a_reader(self) -> AttackGate:
+        if self.kind == "fgsm" and self.steps != type(self).model_fields["steps"].default:
+            raise ValueError(f"kind is fgsm with steps {self.steps}; fgsm takes one step")
+        return self
 
     @property
     def name(self) -> str:
@@ -86,3 +95,11 @@ class GatesConfig(Section):
     )
     corruptions: CorruptionGate | None = Field(None, description="On images with noise, blur and the like.", json_schema_extra=_LATER)
     attacks: tuple[AttackGate, ...] = Field((), description="On adversarial images.", json_schema_extra=_LATER)
+
+    @model_validator(mode="after")
+    def _attacks_differ(self) -> GatesConfig:
+        names = [attack.name for attack in self.attacks]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"attacks holds {twice} {names.count(twice)} times; give one of them all its limits")
+        return self

@@ -111,8 +111,9 @@ def _smeared(images_NCHW: np.ndarray, weights: np.ndarray, *, axis: int) -> np.n
     padding = [(before, len(weights) - 1 - before) if axis == one else (0, 0) for one in range(4)]
     padded = np.pad(images_NCHW, padding, mode="edge")
     size = images_NCHW.shape[axis]
-    parts = [weight * np.take(padded, range(start, start + size), axis=axis) for start, weight in enumerate(weights / weights.sum())]
-    total: np.ndarray = np.sum(parts, axis=0)
+    total = np.zeros_like(images_NCHW)
+    for start, weight in enumerate(weights / weights.sum()):  # one by one: all at once are many times the images
+        total += weight * np.take(padded, range(start, start + size), axis=axis)
     return total
 
 

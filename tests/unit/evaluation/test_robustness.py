@@ -108,7 +108,22 @@ def test_gates_that_cannot_be_measured_are_refused_before_anything_starts(monkey
     assert caught.value.hint == "pip install 'foundry-ray[robustness]'"
 
 
-@pytest.mark.parametrize(("fields", "message"), [({}, "it has no limit"), ({"severities": (0,), "min_accuracy": 0.5}, "each must be 1 to 5")])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "it has no limit"),
+        ({"severities": (0,), "min_accuracy": 0.5}, "each must be 1 to 5"),
+        ({"severities": (1, 5, 1), "min_accuracy": 0.5}, "severities are 1, 5, 1; name each once"),
+        ({"kinds": ("contrast", "contrast"), "min_accuracy": 0.5}, "kinds are contrast, contrast; name each once"),
+    ],
+)
 def test_a_gate_that_means_nothing_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         CorruptionGate(**fields)
+
+
+def test_attacks_that_contradict_themselves_or_each_other_are_refused():
+    with pytest.raises(ValueError, match="kind is fgsm with steps 3; fgsm takes one step"):
+        AttackGate(kind="fgsm", steps=3, min_accuracy=0.5)
+    with pytest.raises(ValueError, match="attacks holds pgd_6_5 2 times; give one of them all its limits"):
+        GatesConfig(attacks=(PGD, FGSM, AttackGate(kind="pgd", epsilon=6, steps=5, drop_points=1.0)))
