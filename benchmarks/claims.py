@@ -1,7 +1,7 @@
 """Which claims hold: results against targets, one table, exit code 1 where one does not hold or was never measured.
 
 python -m benchmarks.claims            print the table
-python -m benchmarks.claims --readme   and write it into README.md, and what the joint sweep found with it
+python -m benchmarks.claims --readme   and write it into README.md, and what the joint sweep and the winner are with it
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import yaml
 from benchmarks.record import RESULTS, ROOT
 
 _CLAIMS, _SWEEP = ("<!-- claims: written by `make claims` -->", "<!-- /claims -->"), ("<!-- sweep: written by `make claims` -->", "<!-- /sweep -->")
+_WINNER = ("<!-- winner: written by `make claims` -->", "<!-- /winner -->")
 
 
 def rows(targets: Path, results: Path) -> list[tuple[str, str, str, str, bool]]:
@@ -60,6 +61,30 @@ def sweep(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def winner(result: Mapping[str, Any]) -> str:
+    """Teacher and students of the whole toolbox, a seed after the other, as Markdown."""
+    lines = [
+        "| seed | model | parameters | MACs | served bytes | val | test | points below (95 %) | p50 onnxruntime | p50 OpenVINO |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for seed in result["runs"]:
+        size = f"{seed['num_params']:,} | {seed['num_macs']:,}"
+        accuracy = f"{seed['val_accuracy']:.4f} | {seed['test_accuracy']:.4f} | |"
+        lines.append(f"| {seed['seed']} | teacher, fp32 | {size} | {seed['size_bytes']:,} | {accuracy} {_times(seed['p50_ms'])} |")
+        rounded = f"{seed['int8_size_bytes']:,} | {seed['int8_val_accuracy']:.4f} | | |"
+        lines.append(f"| | teacher, int8 | {size} | {rounded} {_times(seed['int8_p50_ms'])} |")
+        for name, one in seed["points"].items():
+            low, high = one["drop_interval"]
+            told = f"{one['num_params']:,} | {one['num_macs']:,} | {one['size_bytes']:,} | {one['val_accuracy']:.4f} | {one['test_accuracy']:.4f}"
+            drop = f"{one['drop_points']:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"| | {name}, ships with {one['runtime']} | {told} | {drop} | {_times(one['p50_ms'])} |")
+    return "\n".join(lines)
+
+
+def _times(p50_ms: Mapping[str, float]) -> str:
+    return f"{p50_ms['onnxruntime']:.3f} ms | {p50_ms['openvino']:.3f} ms"
+
+
 def write_between(readme: Path, marks: tuple[str, str], text: str) -> None:
     """Replace what stands between the marks."""
     begin, end = marks
@@ -75,6 +100,8 @@ def main() -> None:
     if "--readme" in sys.argv[1:]:
         write_between(ROOT / "README.md", _CLAIMS, markdown(table))
         write_between(ROOT / "README.md", _SWEEP, sweep(json.loads((RESULTS / "joint_sweep_minutes.json").read_text())))
+        if (RESULTS / "winner_accuracy.json").is_file():
+            write_between(ROOT / "README.md", _WINNER, winner(json.loads((RESULTS / "winner_accuracy.json").read_text())))
     sys.exit(0 if all(row[-1] for row in table) else 1)
 
 

@@ -11,7 +11,7 @@ from foundry_ray.testing.commands import Commands
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*/pipeline.yaml"))
-PIPELINES = [ROOT / "pipeline.yaml", *EXAMPLES]
+PIPELINES = [ROOT / "pipeline.yaml", *EXAMPLES, ROOT / "examples" / "fashion_mnist" / "toolbox.yaml"]
 FIRST_CLASS = {"fashion_mnist": "T-shirt/top", "spam": "ham"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from foundry_ray import keys
-from foundry_ray.config import PipelineConfig
+from foundry_ray.config import PipelineConfig, load_config
 from foundry_ray.runlog import plugin_source_sha256
 from foundry_ray.search.space import load_space
 from foundry_ray.testing.samples import model
@@ -120,3 +120,9 @@ def test_a_configuration_read_from_its_record_is_of_the_same_study() -> None:
     recorded = PipelineConfig.model_validate(CONFIG.model_dump(mode="json"))
     assert keys.study(recorded, DATASET, model()) == keys.study(CONFIG, DATASET, model())
     assert load_space("joint_cnn", recorded.search).constraints == ("num_params <= 100000",)
+
+
+def test_the_pipeline_with_the_whole_toolbox_has_the_teacher_of_the_other_one() -> None:
+    folder = Path(__file__).parents[2] / "examples" / "fashion_mnist"
+    plain, toolbox = (load_config(folder / name) for name in ("pipeline.yaml", "toolbox.yaml"))
+    assert (toolbox.data, toolbox.task, toolbox.teacher, toolbox.seed) == (plain.data, plain.task, plain.teacher, plain.seed)
