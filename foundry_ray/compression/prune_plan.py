@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,21 +14,22 @@ if TYPE_CHECKING:
 
 
 def num_kept_channels(importances: Sequence[Tensor], ratio: float, *, multiples: Sequence[int] | None = None) -> list[int]:
-    """How many units each coupling keeps: those above the global threshold, to the nearest multiple, and never fewer than one multiple.
+    """How many units each coupling keeps: all but the weakest of all, to the nearest multiple, and never fewer than one multiple.
 
-    A coupling that begins with one multiple or less is left whole. More units are never kept at a larger ratio.
+    A coupling that begins with one multiple or less is left whole. More units are never kept at a larger ratio. Where units are equal, as the
+    scales of batch norms are that were never trained, each coupling loses the same share of them.
 
     Args:
         importances: One number per unit, for each coupling.
-        ratio: Share of all units that lie below the threshold.
+        ratio: Share of all units that are the weakest.
         multiples: Of each coupling; 8 for all where nobody says.
     """
-    import torch
-
-    threshold = torch.quantile(torch.cat(list(importances)).double(), ratio).item()
-    above = [int((importance_U.double() >= threshold).sum()) for importance_U in importances]
-    multiples = multiples or [CHANNEL_MULTIPLE] * len(above)
-    return [_rounded(*counts) for counts in zip(above, map(len, importances), multiples, strict=True)]
+    units = ((number, place / len(importance_U)) for number, importance_U in enumerate(importances) for place in range(len(importance_U)))
+    values = [value for importance_U in importances for value in importance_U.tolist()]
+    ranked = sorted((value, place, number) for value, (number, place) in zip(values, units, strict=True))
+    gone = Counter(number for _, _, number in ranked[: math.ceil(ratio * (len(ranked) - 1))])
+    counts = ((len(importance_U) - gone[number], len(importance_U)) for number, importance_U in enumerate(importances))
+    return [_rounded(*both, multiple) for both, multiple in zip(counts, multiples or [CHANNEL_MULTIPLE] * len(importances), strict=True)]
 
 
 def slice_counts(

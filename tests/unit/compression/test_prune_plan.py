@@ -34,6 +34,13 @@ def test_each_group_loses_the_same_share_where_the_scope_is_the_group():
     assert slice_counts(values, {"weak": 64, "strong": 64}, 0.5, scope="global", multiples={"weak": 8, "strong": 8}) == {"weak": 8, "strong": 64}
 
 
+@pytest.mark.parametrize("scope", ["global", "group"])
+def test_of_equal_groups_each_loses_the_same_share(scope):
+    """Scales of batch norms that were never trained are all 1: none lies below a threshold, and half of the channels were asked for."""
+    values = {"one": torch.ones(32), "other": torch.ones(64)}
+    assert slice_counts(values, {"one": 32, "other": 64}, 0.5, scope=scope, multiples={"one": 8, "other": 8}) == {"one": 16, "other": 32}
+
+
 def test_slices_end_where_one_cut_does():
     values = drawn(0)
     left, origin = values, dict(SIZES)
