@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foundry_ray.compression.products import Call, count
 from foundry_ray.compression.tracing import blank
+from foundry_ray.models.modes import evaluating
 from foundry_ray.types import Schema
 
 if TYPE_CHECKING:
@@ -58,13 +59,11 @@ def _macs(model: nn.Module, schema: Schema) -> dict[nn.Module, int]:
     macs: dict[nn.Module, int] = {}
     at_work: list[nn.Module] = []
     handles = [handle for module in model.modules() for handle in _watch(module, at_work)]
-    was_training = model.training
     try:
         # without the fast path of nn.MultiheadAttention, which computes all at once and shows nothing
-        with torch.no_grad(), _functions(macs, at_work), _no_fast_path():
-            model.eval()(blank(model, schema))
+        with torch.no_grad(), evaluating(model), _functions(macs, at_work), _no_fast_path():
+            model(blank(model, schema))
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return macs

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from foundry_ray.compression.groups import Coupling, Member
 from foundry_ray.compression.recurrent_cuts import RECURRENT
 from foundry_ray.compression.rows import batches, drawn
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 from foundry_ray.types import ImageSchema
 
@@ -30,10 +31,8 @@ def is_comparable(coupling: Coupling) -> bool:
 
 def answer(model: nn.Module, given: Given) -> Tensor:
     """What the model gives in evaluation mode for a few training rows, or random ones where there are none."""
-    was_training = model.training
-    with torch.no_grad():
-        found: Tensor = model.eval()(_inputs(model, given))
-    model.train(was_training)
+    with torch.no_grad(), evaluating(model):
+        found: Tensor = model(_inputs(model, given))
     return found
 
 

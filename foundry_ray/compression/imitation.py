@@ -158,8 +158,6 @@ def _schema_of(model: nn.Module, rows_N: np.ndarray, given: Given | None) -> Sch
         return given.schema
     _, channels, height, width = rows_N.shape
     parameter = next(model.parameters())
-    was_training = model.training
-    with torch.inference_mode():
-        num_classes = model.eval()(torch.zeros((1, channels, height, width), device=parameter.device)).shape[1]
-    model.train(was_training)
+    with torch.inference_mode(), evaluating(model):
+        num_classes = model(torch.zeros((1, channels, height, width), device=parameter.device)).shape[1]
     return ImageSchema(channels=channels, height=height, width=width, dtype="uint8", classes=tuple(str(label) for label in range(num_classes)))

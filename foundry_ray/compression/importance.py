@@ -23,8 +23,9 @@ from foundry_ray import tasks
 from foundry_ray.compression.groups import Coupling, Member, requiring_grad
 from foundry_ray.compression.prune_params import Criterion
 from foundry_ray.compression.recurrent_cuts import RECURRENT
-from foundry_ray.compression.rows import batches, drawn
+from foundry_ray.compression.rows import batches, drawn, labelled
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 
 _TAYLOR_ROWS = 256
@@ -125,9 +126,10 @@ def _of_recurrent(layer: nn.RNNBase, member: Member, of: Callable[[Tensor], Tens
 
 def _taylor(couplings: Sequence[Coupling], model: nn.Module, given: Given) -> list[Tensor | None]:
     """See the module's docstring. In evaluation mode: nothing is drawn, and batch norms are what they will be when served."""
+    given = labelled(given)
     rows_N = drawn(given, num_rows=_TAYLOR_ROWS)
     if not given.task or len(rows_N) == 0:
-        reason = "criterion is taylor, which needs training rows and their task for gradients of the loss, but got none"
+        reason = "criterion is taylor, which needs training rows with labels and their task for gradients of the loss, but got none"
         raise RecipeInfeasible(f"prune: {reason}.", hint="give rows, or use `criterion: l2`.", reason=reason)
     totals = [torch.zeros(coupling.num_units) for coupling in couplings]
     num_batches = 0
@@ -141,17 +143,13 @@ def _taylor(couplings: Sequence[Coupling], model: nn.Module, given: Given) -> li
 def _gradients(model: nn.Module, given: Given, rows_N: np.ndarray) -> Iterator[Mapping[Tensor, Tensor | None]]:
     """Gradients of the loss of one batch after another, by parameter; `grad` and `requires_grad` stay as they are."""
     task = tasks.get(given.task)
-    was_training = model.training
     # cuDNN has no gradient of a recurrent layer in evaluation mode
     has_recurrence = any(isinstance(module, RECURRENT) for module in model.modules())
-    try:
-        with torch.enable_grad(), requiring_grad(model), torch.backends.cudnn.flags(enabled=not has_recurrence):
-            parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-            for inputs, labels_B in batches(model.eval(), given, rows_N, batch_size=_TAYLOR_BATCH):
-                loss = task.loss(model(inputs).float(), labels_B)
-                yield dict(zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
-    finally:
-        model.train(was_training)
+    with torch.enable_grad(), evaluating(model), requiring_grad(model), torch.backends.cudnn.flags(enabled=not has_recurrence):
+        parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+        for inputs, labels_B in batches(model, given, rows_N, batch_size=_TAYLOR_BATCH):
+            loss = task.loss(model(inputs).float(), labels_B)
+            yield dict(zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
 
 
 def _change(coupling: Coupling, gradients: Mapping[Tensor, Tensor | None]) -> Tensor:

@@ -23,6 +23,7 @@ from foundry_ray.compression.rows import batches, drawn
 from foundry_ray.compression.tracing import blank
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.models import resized
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 from foundry_ray.types import Schema
 
@@ -74,14 +75,12 @@ def influences(model: nn.Module, layers: Sequence[Layer], given: Given) -> list[
 
         return _add
 
-    was_training = model.training
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack, torch.no_grad(), evaluating(model):
         for layer in layers:
             handle = model.get_submodule(layer.name).register_forward_hook(_watch(layer.name), with_kwargs=True)
             stack.callback(handle.remove)
-        for inputs, _ in batches(model.eval(), given, rows_N, batch_size=_BATCH):
+        for inputs, _ in batches(model, given, rows_N, batch_size=_BATCH):
             model(inputs)
-    model.train(was_training)
     return [sums[layer.name] / len(rows_N) for layer in layers]
 
 
@@ -111,10 +110,9 @@ def leave_out(model: nn.Module, ratio: float, given: Given, *, criterion: Criter
 def _is_residual(model: nn.Module, layer: Layer, schema: Schema) -> bool:
     """Whether some path from the layer's input to its output of the same shape goes through no product with weights."""
     seen: list[tuple[Tensor, Tensor]] = []
-    was_training = model.training
-    with torch.enable_grad(), requiring_grad(model), opaque_recurrence(model), _watched(model.get_submodule(layer.name), seen):
-        model.eval()(blank(model, schema))
-    model.train(was_training)
+    watched = _watched(model.get_submodule(layer.name), seen)
+    with torch.enable_grad(), evaluating(model), requiring_grad(model), opaque_recurrence(model), watched:
+        model(blank(model, schema))
     if len(seen) != 1 or seen[0][0].shape != seen[0][1].shape:
         return False
     return _reaches(seen[0][1].grad_fn, seen[0][0].grad_fn)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from foundry_ray.compression.rows import batches, drawn
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 
 _ROWS = 256
@@ -26,19 +27,17 @@ def recalibrate(model: nn.Module, given: Given) -> bool:
         return False
     batch_size = min(_BATCH, len(rows_N))
     whole_N = rows_N[: len(rows_N) // batch_size * batch_size]
-    was_training, momenta, counts = model.training, [norm.momentum for norm in norms], [norm.num_batches_tracked for norm in norms]
+    momenta, counts = [norm.momentum for norm in norms], [norm.num_batches_tracked for norm in norms]
     counted = [None if count is None else count.clone() for count in counts]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
         for inputs, _ in batches(model, given, whole_N, batch_size=batch_size):
             model(inputs)
     for norm, momentum, before in zip(norms, momenta, counted, strict=True):
         norm.momentum = momentum
         if norm.num_batches_tracked is not None and before is not None:
             norm.num_batches_tracked.copy_(before)
-    model.train(was_training)
     return True

@@ -6,6 +6,7 @@ B rows of a batch; inputs (B, ...) are images as floats of raw pixels or token i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,20 @@ def drawn(given: Given, *, num_rows: int) -> np.ndarray:
     present = 0 if given.inputs_N is None else len(given.inputs_N)
     chosen: np.ndarray = np.sort(np.random.default_rng(given.seed).permutation(present)[:num_rows])
     return chosen
+
+
+def only(given: Given, rows_N: np.ndarray) -> Given:
+    """What is given, with these rows alone."""
+    assert given.inputs_N is not None, "asked of rows alone"
+    labels_N = None if given.labels_N is None else given.labels_N[rows_N]
+    return replace(given, inputs_N=given.inputs_N[rows_N], labels_N=labels_N)
+
+
+def labelled(given: Given) -> Given:
+    """What is given, without the rows whose one label is not known (below 0)."""
+    if given.inputs_N is None or given.labels_N is None or given.labels_N.ndim != 1:
+        return given
+    return only(given, np.flatnonzero(given.labels_N >= 0))
 
 
 def batches(model: nn.Module, given: Given, rows_N: np.ndarray, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

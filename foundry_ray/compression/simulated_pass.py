@@ -17,6 +17,7 @@ from foundry_ray.compression.rounding import rounded_rows, rounded_weight
 from foundry_ray.compression.static_int8 import node_of
 from foundry_ray.compression.tracing import folds_into
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.models.modes import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,12 +65,12 @@ class _Tracer(fx.Tracer):
 
 def graph_of(model: nn.Module, stored: Sequence[str]) -> TracedGraph:
     """Trace a model as it trains. Raises RecipeInfeasible where a stored tensor is not made then as it is when the model is shipped."""
-    was_training, whats, wanted = model.training, [], {node_of(name) for name in stored}
-    for mode in (False, True):
-        tracer = _Tracer()
-        graph = tracer.trace(model.train(mode))
-        whats.append({node.name: str(node.target) for node in graph.nodes if node.name in wanted})
-    model.train(was_training)
+    whats, wanted = [], {node_of(name) for name in stored}
+    with evaluating(model):
+        for mode in (False, True):
+            tracer = _Tracer()
+            graph = tracer.trace(model.train(mode))
+            whats.append({node.name: str(node.target) for node in graph.nodes if node.name in wanted})
     if whats[0] != whats[1] or set(whats[0]) != wanted:
         message = "quantize: int8 cannot be simulated in training, because this model does other things in training than when it is shipped."
         raise RecipeInfeasible(message, hint="set `qat: false`.", reason="training differs")

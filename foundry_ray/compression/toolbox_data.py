@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from foundry_ray.data import Split
 from foundry_ray.errors import ConfigError
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import ArtifactStore, Given, RawData
 from foundry_ray.types import DatasetRef, ImageSchema, Schema, TokenSchema
 
@@ -112,11 +113,9 @@ def _schema(inputs_N: np.ndarray, labels_N: np.ndarray, model: nn.Module) -> Sch
 def _num_classes(model: nn.Module, inputs_1: np.ndarray) -> int:
     import torch
 
-    device, was_training = next(model.parameters()).device, model.training
-    inputs = torch.from_numpy(inputs_1).to(device)
-    with torch.inference_mode():
-        outputs = model.eval()(inputs.float() if inputs.ndim == 4 else inputs.long())
-    model.train(was_training)
+    inputs = torch.from_numpy(inputs_1).to(next(model.parameters()).device)
+    with torch.inference_mode(), evaluating(model):
+        outputs = model(inputs.float() if inputs.ndim == 4 else inputs.long())
     return int(outputs.shape[-1])
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from foundry_ray.errors import ArtifactCorrupt, ConfigError, FoundryError, RecipeInfeasible
+from foundry_ray.models.modes import evaluating
 from foundry_ray.models.resized import Cuts, carry_out, cuts_of
 from foundry_ray.plugins import load_import
 from foundry_ray.types import FORMAT_VERSION, Json, Scalar, Schema, canonical_sha256, from_json, to_json
@@ -147,11 +148,8 @@ def _answers_alike(model: nn.Module, again: nn.Module, schema: Schema) -> bool:
     again.load_state_dict(model.state_dict())
     dtype = parameter.dtype if schema.kind == "images" else torch.int64
     blank = torch.zeros((1, *schema.shape), device=parameter.device, dtype=dtype)
-    was_training = model.training
-    with torch.no_grad():
-        is_alike = torch.allclose(model.eval()(blank), again(blank), equal_nan=True)
-    model.train(was_training)
-    return is_alike
+    with torch.no_grad(), evaluating(model):
+        return torch.allclose(model(blank), again(blank), equal_nan=True)
 
 
 def _shapes_sha256(model: nn.Module) -> str:

@@ -8,8 +8,7 @@ multiply-adds x 2 of matrix products, convolutions and attention, and not from a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from foundry_ray.models.modes import evaluating
 
 __all__ = ["NumberFormat", "forward_flops", "number_format", "peak_flops", "training_flops"]
 
@@ -114,20 +115,8 @@ def forward_flops(model: nn.Module, sample: Tensor) -> float:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _judging(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             functional_call(model, state, (sample.to("meta"),))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return float(counter.get_total_flops())
-
-
-@contextmanager
-def _judging(model: nn.Module) -> Iterator[None]:
-    """Eval mode, so that one sample is enough for batch norm and nothing is counted twice; then every module as it was."""
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, is_training in was_training.items():
-            module.training = is_training

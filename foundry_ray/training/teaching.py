@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from foundry_ray.config import TrainConfig
 from foundry_ray.data.hashing import mix
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.models.modes import evaluating
 from foundry_ray.training.convolutions import avoid_unsound_kernel
 from foundry_ray.training.feed import Batch, DistilTargets
 from foundry_ray.training.losses import attention_distance, hint_distance
@@ -170,10 +171,8 @@ class Lessons:
     def _matched(self, sample: Tensor) -> tuple[Pair, ...]:
         """The pairs of layers. Raises RecipeInfeasible."""
         engine = self._engine
-        was_training = engine.model.training
-        with autocast(engine.device, self._dtype):
-            pairs = matched(engine.model.eval(), self._teachers[0], run=lambda model: model(channels_last(sample)))
-        engine.model.train(was_training)
+        with autocast(engine.device, self._dtype), evaluating(engine.model):
+            pairs = matched(engine.model, self._teachers[0], run=lambda model: model(channels_last(sample)))
         if self._transfer == "attention" and not all(pair.grid for pair in pairs):
             message = "recipe step distil: the layers have neither pixels nor places, so there is no attention to transfer."
             raise RecipeInfeasible(message, hint="set `distil.kind: features`.", recipe="distil", reason="no maps")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from foundry_ray.compression.analysis.facts import Analysis, GroupFacts, LayerFacts, Limit, Sensitivity
 from foundry_ray.compression.analysis.reaching import Latency, reach
 from foundry_ray.compression.cost import LayerCost, cost, layer_costs
+from foundry_ray.compression.rows import labelled
 from foundry_ray.errors import ConfigError, RecipeInfeasible
 from foundry_ray.protocols import Given
 
@@ -138,8 +139,9 @@ def _sensitivities(
     """The metric before, what each group and layer costs of it, and on how many rows."""
     from foundry_ray.compression.analysis import sensitivity
 
+    given = labelled(given)
     if given.inputs_N is None or len(given.inputs_N) < 2 or not given.task:
-        notes.append("no sensitivities: there are no training rows to hold back")
+        notes.append("no sensitivities: there are no training rows with labels to hold back")
         return None, (), 0
     seen, held = sensitivity.split_rows(given, num_rows)
     assert held.inputs_N is not None, "split off rows that are there"

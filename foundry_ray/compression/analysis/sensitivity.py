@@ -22,8 +22,9 @@ from foundry_ray.compression.groups import Coupling
 from foundry_ray.compression.importance import importances
 from foundry_ray.compression.prune_plan import weakest
 from foundry_ray.compression.recalibrate import recalibrate
-from foundry_ray.compression.rows import batches
+from foundry_ray.compression.rows import batches, only
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 
 _BATCH = 128
@@ -35,18 +36,16 @@ def split_rows(given: Given, num_held: int) -> tuple[Given, Given]:
     assert given.inputs_N is not None, "asked of rows alone"
     order_N = np.random.default_rng(given.seed).permutation(len(given.inputs_N))
     held_N, seen_N = np.split(order_N, [min(num_held, len(order_N) // 2)])
-    return _only(given, seen_N), _only(given, held_N)
+    return only(given, np.sort(seen_N)), only(given, np.sort(held_N))
 
 
 def accuracy(model: nn.Module, held: Given) -> float:
     """The task's primary metric, in evaluation mode."""
     assert held.inputs_N is not None, "asked of rows alone"
     task, scores = tasks.get(held.task), []
-    was_training = model.training
-    with torch.no_grad():
-        for inputs, labels_B in batches(model.eval(), held, np.arange(len(held.inputs_N)), batch_size=_BATCH):
+    with torch.no_grad(), evaluating(model):
+        for inputs, labels_B in batches(model, held, np.arange(len(held.inputs_N)), batch_size=_BATCH):
             scores.append(task.correct(model(inputs).float().cpu().numpy(), labels_B.cpu().numpy()))
-    model.train(was_training)
     return float(np.concatenate(scores).mean())
 
 
@@ -97,10 +96,3 @@ def _on_grid(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     low, high = min(0.0, x.min().item()), max(0.0, x.max().item())
     scale = max(high - low, 1e-12) / 255
     return (torch.fake_quantize_per_tensor_affine(x.float(), scale, round(-low / scale), 0, 255).to(x.dtype), *inputs[1:])
-
-
-def _only(given: Given, rows_N: np.ndarray) -> Given:
-    assert given.inputs_N is not None, "asked of rows alone"
-    rows_N = np.sort(rows_N)
-    labels_N = None if given.labels_N is None else given.labels_N[rows_N]
-    return Given(schema=given.schema, task=given.task, inputs_N=given.inputs_N[rows_N], labels_N=labels_N, seed=given.seed)

@@ -51,7 +51,7 @@ def test_a_model_that_no_rows_are_given_for_says_so_and_the_rest(images, schema)
     analysis = analyze(built(images, width=8), Given(schema=schema))
     assert analysis.accuracy is None
     assert analysis.sensitivities == ()
-    assert "no sensitivities: there are no training rows to hold back" in analysis.notes
+    assert "no sensitivities: there are no training rows with labels to hold back" in analysis.notes
     assert {group.name for group in analysis.groups} >= {"blocks.0.first.0", "head"}
 
 

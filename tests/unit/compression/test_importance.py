@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from foundry_ray.compression import cost
 from foundry_ray.compression.groups import Couplings
-from foundry_ray.compression.importance import importances
+from foundry_ray.compression.importance import _gradients, importances
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 from foundry_ray.types import ImageSchema
 
@@ -56,6 +60,26 @@ def measured(model: nn.Module, criterion, given: Given | None = None) -> dict[st
 def perceptron() -> Perceptron:
     torch.manual_seed(0)
     return Perceptron()
+
+
+def test_taylor_looks_at_rows_with_a_label_alone(perceptron):
+    given = rows(64)
+    is_known = np.arange(64) % 2 == 0
+    some = replace(given, labels_N=np.where(is_known, given.labels_N, -1))
+    known = replace(given, inputs_N=given.inputs_N[is_known], labels_N=given.labels_N[is_known])
+    assert torch.equal(measured(perceptron, "taylor", some)["first"], measured(perceptron, "taylor", known)["first"])
+    with pytest.raises(RecipeInfeasible, match="needs training rows with labels"):
+        measured(perceptron, "taylor", replace(given, labels_N=np.full(64, -1)))
+
+
+def test_each_module_keeps_its_mode(perceptron):
+    """A frozen layer evaluates while the rest trains."""
+    perceptron.train().second.eval()
+    cost(perceptron, SCHEMA)
+    list(_gradients(perceptron, rows(8), np.arange(8)))
+    with evaluating(perceptron):
+        assert not perceptron.first.training
+    assert [module.training for module in perceptron.modules()] == [True, True, False]
 
 
 @pytest.mark.parametrize(("criterion", "power"), [("l1", 1), ("l2", 2)])
@@ -112,7 +136,7 @@ def test_a_hidden_unit_counts_for_all_its_gates():
     torch.testing.assert_close(measured(model, "l2")["gru"], expected / expected.mean())
 
 
-@pytest.mark.parametrize(("criterion", "why"), [("taylor", "needs training rows and their task"), ("bn_scale", "passes a batch norm")])
+@pytest.mark.parametrize(("criterion", "why"), [("taylor", "needs training rows with labels and their task"), ("bn_scale", "passes a batch norm")])
 def test_a_criterion_without_what_it_needs_is_refused(criterion, why, perceptron):
     with pytest.raises(RecipeInfeasible, match=why):
         measured(perceptron, criterion)
