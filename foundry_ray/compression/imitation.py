@@ -25,6 +25,7 @@ from foundry_ray.compression.rounding import LEVELS, rounded_activation
 from foundry_ray.compression.static_int8 import node_of
 from foundry_ray.compression.tracing import folded
 from foundry_ray.inference import Runtime, open_runtime, run_batched
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 from foundry_ray.types import CompressionRecipe, ImageSchema, Schema
 

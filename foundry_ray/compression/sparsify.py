@@ -4,9 +4,9 @@ By default the first and the last layer are left whole (which hold few weights, 
 neither the file smaller nor the runtime faster: no runtime here skips them, only a GPU's sparse kernels do, and those want two zeros in each four
 weights along the input dimension (`2:4`, arXiv 2104.08378). `sparsity.notes` says so of each student.
 
-The zeros are the mask: which weights are zero before an optimizer's step is zero after it, and a gradual schedule (Zhu and Gupta, arXiv 1710.01878)
-adds the smallest of the others. So nothing is remembered besides the weights, and a resumed training gives the same bits. The averaged weights have
-the same zeros. Shapes: O outputs, I inputs of a layer, K the rest of its kernel, G groups of four inputs.
+A gradual schedule (Zhu and Gupta, arXiv 1710.01878) adds the smallest of the others to those that are zero. As many as the schedule has then are the
+mask, the smallest first, so nothing is remembered besides the weights, a resumed training gives the same bits, and a layer that begins with zeros all
+the same learns. The averaged weights have the same zeros. Shapes: O outputs, I inputs of a layer, K the rest of its kernel, G groups of four inputs.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Sparsify:
             inputs = " whose inputs are a multiple of 4" if wanted.pattern == "2:4" else ""
             raise _refused(f"{type(model).__name__} has {kernels}{inputs}", "set `sparsify.whole_ends: false`, or leave the step out.")
         if wanted.schedule == "one_shot":
-            _zero(weights, wanted, wanted.ratio)
+            _zero(weights, _masks(weights, wanted, wanted.ratio))
         return model
 
     def aid(self, params: Mapping[str, Scalar], *, given: Given) -> TrainingAid | None:
@@ -93,26 +93,25 @@ class Masks:
         self._weights = sparse_weights(model, self._params)
 
     def before_step(self, progress: float) -> None:
-        """See `TrainingAid`; what is zero now stays so."""
-        self._remember()
+        """See `TrainingAid`. After a resume the zeros are there already: they are the smallest."""
+        if self._updates is None:
+            self._bring_to(progress)
 
     def after_step(self, progress: float) -> None:
         """See `TrainingAid`."""
-        for name, weight in self._weights.items():
-            weight.masked_fill_(self._zeros[name], 0.0)
-        due = _updates_at(progress, self._params)
-        if due != self._updates:  # where these zeros are there already, as after a resume, nothing changes: they are the smallest
-            _zero(self._weights, self._params, target(progress, self._params))
-            self._updates = due
-            self._remember()
+        _zero(self._weights, self._zeros)
+        if _updates_at(progress, self._params) != self._updates:
+            self._bring_to(progress)
 
     def after_average(self, average: Mapping[str, Tensor]) -> None:
         """See `ActsOnAverage`."""
         for name, zeros in self._zeros.items():
             average[name].masked_fill_(zeros, 0.0)
 
-    def _remember(self) -> None:
-        self._zeros = {name: weight == 0 for name, weight in self._weights.items()}
+    def _bring_to(self, progress: float) -> None:
+        self._updates = _updates_at(progress, self._params)
+        self._zeros = _masks(self._weights, self._params, target(progress, self._params))
+        _zero(self._weights, self._zeros)
 
 
 def target(progress: float, params: SparsifyParams) -> float:
@@ -122,19 +121,23 @@ def target(progress: float, params: SparsifyParams) -> float:
 
 
 def sparse_weights(model: nn.Module, params: SparsifyParams) -> dict[str, Tensor]:
-    """The weights that may become zero, by name and live: matrices and kernels of layers that multiply, in the order of the model's modules."""
+    """The weights that may become zero, by name and live: matrices and kernels of layers that multiply, in the order of the model's modules.
+
+    What layers share is one weight, under its first name; what a table or a layer that is left whole has too is left whole.
+    """
     from torch import nn
 
     kinds = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase, nn.MultiheadAttention)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds) and not _is_inside_attention(model, name)}
-    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     names = list(layers)[1:-1] if params.whole_ends else list(layers)
+    able = {id(param) for name in names for param in layers[name].parameters(recurse=isinstance(layers[name], nn.MultiheadAttention))}
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    whole = {id(param) for module in (*tables, *(layers[name] for name in layers if name not in names)) for param in module.parameters()}
     found = {}
-    for name in names:
-        for key, param in layers[name].named_parameters(recurse=isinstance(layers[name], nn.MultiheadAttention)):
-            fits = params.pattern == "unstructured" or (param.ndim > 1 and param.shape[1] % _GROUP == 0)
-            if param.ndim > 1 and fits and id(param) not in shared:
-                found[f"{name}.{key}" if name else key] = param.detach()
+    for name, param in model.named_parameters():
+        fits = params.pattern == "unstructured" or (param.ndim > 1 and param.shape[1] % _GROUP == 0)
+        if param.ndim > 1 and fits and id(param) in able - whole:
+            found[name] = param.detach()
     return found
 
 
@@ -153,9 +156,15 @@ def _updates_at(progress: float, params: SparsifyParams) -> int:
     return min(_UPDATES, max(0, math.floor(passed * _UPDATES + 1e-9)))  # what rounds to a whole number of updates is one
 
 
-def _zero(weights: Mapping[str, Tensor], params: SparsifyParams, ratio: float) -> None:
-    for weight in weights.values():
-        weight.masked_fill_(_in_groups(weight, ratio) if params.pattern == "2:4" else _smallest(weight, ratio), 0.0)
+def _masks(weights: Mapping[str, Tensor], params: SparsifyParams, ratio: float) -> dict[str, Tensor]:
+    """Where this share of each weight has to be zero."""
+    choose = _in_groups if params.pattern == "2:4" else _smallest
+    return {name: choose(weight, ratio) for name, weight in weights.items()}
+
+
+def _zero(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.masked_fill_(masks[name], 0.0)
 
 
 def _smallest(weight: Tensor, ratio: float) -> Tensor:

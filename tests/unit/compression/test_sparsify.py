@@ -36,7 +36,7 @@ def trained(model: nn.Module, recipe: CompressionRecipe, images: np.ndarray, sch
     split = TensorSplit(inputs_N=torch.from_numpy(images[:64]), labels_N=torch.arange(64) % 4)
     train = TrainConfig(epochs=epochs, batch_size=8, lr=1e-2, precision="fp32", ema_decay=ema_decay, weight_decay=0.1)
     job = FitJob(train=train, task=tasks.get("image_classification"), split_train=split, split_val=split, seed=3, aids=aids(recipe, rows))
-    student = apply_recipe(model, recipe, rows, family="resnet")
+    student = apply_recipe(model, recipe, rows, family=getattr(model, "family", "tied"))
     return Loop(job, TorchEngine(student, train), reporter=RecordingReporter(), clock=FakeClock())
 
 
@@ -157,6 +157,36 @@ def test_a_training_that_is_broken_off_goes_on_bit_for_bit(model, images, schema
     run(second)
     ours, theirs = (loop.eval_model().state_dict() for loop in (unbroken, second))
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+class Tied(nn.Module):
+    """A classifier whose two inner layers, and whose ends, have one weight; the last but one begins with zeros, as a branch may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(6))
+        self.layers[2].weight = self.layers[1].weight
+        self.layers[3].weight = self.layers[5].weight
+        nn.init.zeros_(self.layers[4].weight)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = pixels.mean((1, 3))[:, :4]
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_shared_weights_have_one_mask_and_the_ends_stay_whole_under_each_name(images, schema) -> None:
+    loop = run(trained(Tied(), recipe_of(ratio=0.5, schedule="one_shot"), images, schema))
+    assert zeros(loop.eval_model(), recipe_of(ratio=0.5)) == {"layers.1.weight": 0.5, "layers.4.weight": 0.5}
+    assert not (loop.eval_model().layers[3].weight == 0).any()
+
+
+def test_a_layer_that_begins_with_zeros_learns_before_and_beside_the_mask(images, schema) -> None:
+    loop = trained(Tied(), recipe_of(ratio=0.5, begin=0.5, end=0.6), images, schema)
+    loop.run_epoch()
+    assert zeros(loop.eval_model(), recipe_of(ratio=0.5))["layers.4.weight"] == 0.0
+    assert zeros(run(loop).eval_model(), recipe_of(ratio=0.5))["layers.4.weight"] == 0.5
 
 
 def test_the_teacher_is_left_whole(model, images, schema) -> None:
