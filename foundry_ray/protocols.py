@@ -175,6 +175,10 @@ class TrainingAid(Protocol):
     What it does is a function of the model's tensors and of `progress` alone, so that a resumed training goes on bit for bit.
     """
 
+    @property
+    def settled_at(self) -> float:
+        """The share of all steps in [0, 1] after which the student is what was asked for: early stopping counts epochs from there on."""
+
     def attach(self, model: nn.Module) -> None:
         """Once, before the first step and before a checkpoint is read. Names and shapes of parameters stay; buffers may be added."""
 

@@ -106,6 +106,11 @@ class FakeQuant:
         self._from = params.qat_from
         self._ranges: ActivationRanges | None = None
 
+    @property
+    def settled_at(self) -> float:
+        """See `TrainingAid`."""
+        return self._from
+
     def attach(self, model: nn.Module) -> None:
         """See `TrainingAid.attach`."""
         self._ranges = attach(model, plan(model, self._schema, self._kept))

@@ -88,6 +88,11 @@ class Masks:
         self._zeros: dict[str, Tensor] = {}
         self._updates: int | None = None  # that were carried out; None in a process that has carried out none
 
+    @property
+    def settled_at(self) -> float:
+        """See `TrainingAid`."""
+        return self._params.end if self._params.schedule == "gradual" else 0.0
+
     def attach(self, model: nn.Module) -> None:
         """See `TrainingAid`."""
         self._weights = sparse_weights(model, self._params)

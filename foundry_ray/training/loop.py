@@ -143,9 +143,10 @@ class Loop:
 
     @property
     def is_done(self) -> bool:
-        """Whether the last epoch is over, or early stopping has had enough."""
+        """Whether the last epoch is over, or early stopping has had enough of the epochs in which aids have nothing to add."""
         job = self._job
-        return self.epoch >= job.train.epochs or stopping.is_over(self.curve, job.task.primary_metric, job.train)
+        unsettled = math.ceil(max((aid.settled_at for aid in job.aids), default=0.0) * job.train.epochs)
+        return self.epoch >= job.train.epochs or stopping.is_over(self.curve[unsettled:], job.task.primary_metric, job.train)
 
     def run_epoch(self) -> dict[str, float]:
         """Train to the end of the epoch and judge it on val.

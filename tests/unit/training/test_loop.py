@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foundry_ray import tasks
+from foundry_ray.compression.sparsify import Masks, SparsifyParams
 from foundry_ray.errors import Diverged, OutOfRange, Preempted
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
@@ -148,6 +149,15 @@ def test_early_stopping_ends_training_when_val_stands_still(with_train: Callable
     loop = make_loop(with_train(epochs=50, lr=1e-9, early_stopping_epochs=2, ema_decay=0.0), make_model())
     train(loop)
     assert 3 <= loop.epoch < 50
+
+
+def test_nothing_ends_early_before_a_gradual_mask_has_all_its_zeros(with_train: Callable[..., FitJob], make_model: MakeModel) -> None:
+    masks = Masks(SparsifyParams(ratio=0.75, begin=0.6, end=0.8, whole_ends=False))
+    job = dataclasses.replace(with_train(epochs=20, lr=1e-9, early_stopping_epochs=1, ema_decay=0.0), aids=(masks,))
+    loop = make_loop(job, make_model())
+    train(loop)  # val stands still from the beginning
+    assert 16 < loop.epoch < 20
+    assert (loop.eval_model().state_dict()["5.weight"] == 0).double().mean() == 0.75
 
 
 def test_weights_that_are_no_numbers_never_become_a_checkpoint(job: FitJob, make_model: MakeModel) -> None:
