@@ -14,7 +14,7 @@ from foundry_ray.config import DataConfig, Settings, TextConfig
 from foundry_ray.data import formats, registry, text
 from foundry_ray.data.folder import FolderSource
 from foundry_ray.data.tokens import TokenSource
-from foundry_ray.errors import BadRecord
+from foundry_ray.errors import BadRecord, ConfigError
 from foundry_ray.protocols import DataSource, RawData
 from foundry_ray.types import ImageSchema, canonical_sha256
 
@@ -23,7 +23,20 @@ if TYPE_CHECKING:
 
 
 def open_source(config: DataConfig, settings: Settings) -> DataSource:
-    """The source that a pipeline names. Raises DataError for a name that is neither registered nor a folder nor a file of texts or tokens."""
+    """The source that a pipeline names.
+
+    Raises:
+        DataError: It is neither registered nor a folder nor a file of texts or tokens.
+        ConfigError: It holds no texts, and `data.text` says how to read them.
+    """
+    source = _source(config, settings)
+    if config.text is not None and not isinstance(source, text.TextSource | text.RegisteredTextSource):
+        message = f"data.text is set, but data.source is {config.source}, which holds no texts."
+        raise ConfigError(message, hint="leave `data.text` out, or name a .csv or .jsonl file.")
+    return source
+
+
+def _source(config: DataConfig, settings: Settings) -> DataSource:
     how, drop_corrupt = config.text or TextConfig(), config.clean.corrupt == "drop"
     if config.source not in registry.names() and Path(config.source).is_dir():
         return FolderSource(Path(config.source), drop_corrupt=drop_corrupt)

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +87,8 @@ class TextSource:
         value = record[column]
         text = str(value) if isinstance(value, (str, int)) else ""
         if not text.strip():
-            message = f"{self.path}: row {row} has {'an empty' if isinstance(value, str) else 'no'} {column}, wanted a text."
+            got = "an empty" if isinstance(value, str) else "no" if value is None else f"a {type(value).__name__} as"
+            message = f"{self.path}: row {row} has {got} {column}, wanted a text."
             raise BadRecord(message, hint=hint, source=str(self.path), row=row, column=column)
         return text
 
@@ -153,8 +154,9 @@ def with_tokenizer(sha256: str, text: TextConfig) -> str:
 
 def _csv_rows(content: str, path: Path) -> Iterator[dict[str, object]]:
     reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    row = 0
+    row, limit = 0, csv.field_size_limit(max(len(content), csv.field_size_limit()))  # a text may be as long as the file
     try:
+        _check_names(reader.fieldnames or (), path)
         for row, record in enumerate(reader):
             if None in record or None in record.values():
                 message = f"{path}: row {row} has another number of columns than the header ({len(reader.fieldnames or ())})."
@@ -163,14 +165,34 @@ def _csv_rows(content: str, path: Path) -> Iterator[dict[str, object]]:
     except csv.Error as error:
         message = f"{path} is no table after row {row}: {error}."
         raise BadRecord(message, hint="write it with Python's csv module, or as .jsonl.", source=str(path), row=row) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        message = f"{path} has {names.count(twice)} columns {twice!r}, wanted names that differ."
+        raise BadRecord(message, hint="rename one of them.", source=str(path), column=twice)
 
 
 def _json_rows(content: str, path: Path) -> Iterator[dict[str, object]]:
     for row, line in enumerate(line for line in content.split("\n") if line.strip()):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRecord(f"{path}: row {row} is no JSON: {error}.", hint="an object a line.", source=str(path), row=row) from error
         if not isinstance(record, dict):
             raise BadRecord(f"{path}: row {row} is a {type(record).__name__}, wanted an object.", hint="an object a line.", source=str(path), row=row)
+        _check_characters(record, path, row)
         yield record
+
+
+def _check_characters(record: dict[str, object], path: Path, row: int) -> None:
+    """JSON can name halves of characters, of which no bytes can be made."""
+    for column, value in record.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            message = f"{path}: row {row} has half of a surrogate pair in {column} (place {error.start}), wanted whole characters."
+            raise BadRecord(message, hint="write texts as UTF-8, or with both escapes.", source=str(path), row=row, column=column) from error

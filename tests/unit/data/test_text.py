@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import tarfile
@@ -210,3 +211,34 @@ def _archive(files: dict[str, dict[str, str]]) -> bytes:
             info.size = len(raw)
             archive.addfile(info, io.BytesIO(raw))
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("halves.jsonl", '{"text": "\\ud83d and no more", "label": "a"}', r"row 0 has half of a surrogate pair in text \(place 0\)"),
+        ("deep.jsonl", f'{{"text": {"[" * 99_999}', "row 0 is no JSON"),
+        ("twice.csv", "text,text,label\na,b,c\n", "has 2 columns 'text', wanted names that differ"),
+        ("number.jsonl", '{"text": "a", "label": 1.5}', "row 0 has a float as label, wanted a text"),
+    ],
+)
+def test_what_no_text_can_be_made_of_is_refused(tmp_path: Path, settings: Settings, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(BadRecord, match=message):
+        open_source(DataConfig(source=str(tmp_path / name)), settings).load()
+
+
+def test_a_text_of_a_table_may_be_long_and_hold_anything(tmp_path: Path, settings: Settings) -> None:
+    texts = ["word " * 60_000, 'a "quote", a\nline and a \x00']
+    with (tmp_path / "long.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), (texts[0], "a"), (texts[1], "b")])
+    before = csv.field_size_limit()
+    assert open_source(DataConfig(source=str(tmp_path / "long.csv")), settings).load().inputs_N.tolist() == texts
+    assert csv.field_size_limit() == before
+
+
+def test_how_to_read_texts_is_said_of_texts_alone(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "images").mkdir()
+    for source in ("digits", str(tmp_path / "ids.npz"), str(tmp_path / "images")):
+        with pytest.raises(ConfigError, match=r"data\.text is set, but data\.source is .*, which holds no texts"):
+            open_source(DataConfig(source=source, text=TEXT), settings)
