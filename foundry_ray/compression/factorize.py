@@ -45,6 +45,7 @@ class Factorize:
     def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """See `Compressor.apply`. Raises RecipeInfeasible where no layer gets smaller."""
         from foundry_ray import models
+        from foundry_ray.models.replaced import put
 
         checked = FactorizeParams.model_validate(self.check(params))
         if checked.embedding_ratio == checked.linear_ratio == 1:
@@ -54,7 +55,7 @@ class Factorize:
             reason = "no embedding and no linear layer would get smaller."
             raise RecipeInfeasible(f"factorize: {reason}", hint="lower its ratios, or leave it out.", reason=reason)
         for name, module in made.items():
-            model.set_submodule(name, module)
+            put(model, name, module)
         if str(getattr(model, "family", "")).startswith(IMPORT):
             models.describe(model)  # now, and not after a whole training: what cannot be described cannot be stored
         return model

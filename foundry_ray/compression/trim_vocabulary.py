@@ -41,11 +41,11 @@ class TrimVocabulary:
     def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
         """See `Compressor.apply`. Raises RecipeInfeasible where there are no tokens, no rows to count in, or nothing to trim."""
         from foundry_ray import models
+        from foundry_ray.models.replaced import put
 
         kept_K = _kept(given, int(self.check(params)["min_count"]))
-        assert isinstance(given.schema, TokenSchema), "`_kept` refuses anything else"
-        for name in _tables(model, given.schema.vocab_size):
-            model.set_submodule(name, _trimmed(model.get_submodule(name), kept_K))
+        for name in _tables(model, given):
+            put(model, name, _trimmed(model.get_submodule(name), kept_K))
         if str(getattr(model, "family", "")).startswith(IMPORT):
             models.describe(model)  # now, and not after a whole training: what cannot be described cannot be stored
         return model
@@ -70,11 +70,14 @@ def _kept(given: Given, min_count: int) -> np.ndarray:
     return kept_K
 
 
-def _tables(model: nn.Module, vocab_size: int) -> list[str]:
+def _tables(model: nn.Module, given: Given) -> list[str]:
     """Names of the embeddings of the vocabulary. Raises RecipeInfeasible where there are none, or another layer has their weights too."""
     from torch import nn
 
-    tables = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding) and module.num_embeddings == vocab_size}
+    assert isinstance(given.schema, TokenSchema), "`_kept` refuses anything else"
+    vocab_size = given.schema.vocab_size
+    wide = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding) and module.num_embeddings == vocab_size}
+    tables = {name: module for name, module in wide.items() if _reads_tokens(model, module, given)}
     if not tables:
         raise _infeasible(f"{type(model).__name__} has no embedding of {vocab_size} tokens.", "leave `trim_vocabulary` out.")
     owners = [id(parameter) for module in model.modules() for parameter in module.parameters(recurse=False)]
@@ -82,6 +85,28 @@ def _tables(model: nn.Module, vocab_size: int) -> list[str]:
         if owners.count(id(table.weight)) > 1:
             raise _infeasible(f"the weights of {name} are another layer's too, which has an output for each token.", "leave `trim_vocabulary` out.")
     return list(tables)
+
+
+def _reads_tokens(model: nn.Module, table: nn.Module, given: Given) -> bool:
+    """Whether other tokens make a table read other rows: one of as many positions as there are tokens reads the same ones."""
+    import numpy as np
+    import torch
+
+    from foundry_ray.compression.rows import batches
+    from foundry_ray.models.modes import evaluating
+
+    assert isinstance(given.schema, TokenSchema), "`_kept` refuses anything else"
+    read: list[torch.Tensor] = []
+    handle = table.register_forward_pre_hook(lambda _table, inputs: read.append(inputs[0].clone()))
+    [(inputs, _)] = batches(model, given, np.arange(1), batch_size=1)
+    try:
+        with torch.no_grad(), evaluating(model):
+            model(inputs)
+            num_calls = len(read)
+            model((inputs + 1) % given.schema.vocab_size)
+    finally:
+        handle.remove()
+    return any(not torch.equal(*both) for both in zip(read[:num_calls], read[num_calls:], strict=True))
 
 
 def _trimmed(table: nn.Module, kept_K: np.ndarray) -> nn.Module:

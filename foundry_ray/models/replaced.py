@@ -1,6 +1,6 @@
 """Layers that stand in the place of larger ones, in a model of any family: an embedding with fewer rows, an embedding or a linear layer of low rank.
 
-Each shows the tensor that it stands for as `weight`, so that a family reads its sizes off it as off the original; what a description says of
+Each shows what it stands for as `weight` (and `bias`), so that whoever reads sizes off the original reads them off it; what a description says of
 them besides is where they stand, and how they are made again. Shapes: O outputs, I inputs, R rank, V tokens, D width, B batch, T places.
 """
 
@@ -75,6 +75,16 @@ class LowRankLinear(nn.Module):
         return self.second.weight @ self.first.weight
 
     @property
+    def bias(self) -> Tensor | None:
+        """(O,)."""
+        return self.second.bias
+
+    @property
+    def in_features(self) -> int:
+        """I."""
+        return int(self.first.weight.shape[1])
+
+    @property
     def out_features(self) -> int:
         """O."""
         return int(self.second.weight.shape[0])
@@ -93,12 +103,20 @@ def replacements(model: nn.Module) -> list[Json]:
     return [{"name": name, **_sizes(module)} for name, module in _found(model)]
 
 
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a layer in the place of the one of this name, and wherever else in the model that one stands."""
+    old = model.get_submodule(name)
+    for place, other in list(model.named_modules(remove_duplicate=False)):
+        if other is old:
+            model.set_submodule(place, module)
+
+
 def replace_all(model: nn.Module, wanted: Sequence[Json]) -> None:
     """Put layers where a description has them, with fresh weights. Raises ArtifactCorrupt where they do not fit the model."""
     try:
         for item in wanted:
             fields = typing.cast("dict[str, typing.Any]", item)
-            model.set_submodule(fields["name"], _made(fields))
+            put(model, fields["name"], _made(fields))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ArtifactCorrupt(f"architecture: a replaced layer cannot be made again: {error}.", hint="make the model again.") from error
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foundry_ray.models.replaced import put
+
 
 class SlimAttention(nn.Module):
     """Multi-head attention (arXiv 1706.03762, 3.2.2), called as `nn.MultiheadAttention` is; takes batches alone.
@@ -122,7 +124,7 @@ def with_slim_attention(model: nn.Module, names: Collection[str] | None = None) 
         is_meant = bool(name) and (names is None or name in names)
         slim = SlimAttention.of(module) if is_meant and type(module) is nn.MultiheadAttention else None
         if slim is not None:
-            model.set_submodule(name, slim)
+            put(model, name, slim)
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(inner, SlimAttention) for inner in module.modules()):
             module.use_nested_tensor = False  # a shortcut past `forward`, which reads the weights of nn.MultiheadAttention

@@ -207,6 +207,38 @@ def test_a_vocabulary_that_is_an_output_too_is_not_trimmed() -> None:
         made(model, Step(kind="trim_vocabulary"))
 
 
+class Sharing(nn.Module):
+    """One table and one attention, each under two names; and as many positions as there are tokens, in torch's own encoder layer."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.shared, self.positions = nn.Embedding(60, 16), nn.Embedding(60, 16)
+        self.inner = nn.ModuleDict({"embed": self.shared, "layer": nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)})
+        attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.first, self.second = nn.ModuleDict({"attention": attention}), nn.ModuleDict({"attention": attention})
+        self.head, self.length = nn.Linear(16, 2), length
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.inner["layer"](self.inner["embed"](ids) * self.positions(torch.arange(self.length, device=ids.device)))
+        for block in (self.first, self.second):
+            x = x + block["attention"](x, x, x)[0]
+        return self.head(x.mean(1))
+
+
+def test_a_layer_that_stands_twice_is_replaced_twice_and_positions_are_no_tokens() -> None:
+    model = Sharing(9).eval()
+    model.family = "own"
+    small = made(model, Step(kind="trim_vocabulary"), Step(kind="factorize", params={"embedding_ratio": 0.25, "linear_ratio": 0.25}))
+    assert small.inner["embed"] is small.shared
+    assert (type(small.shared).__name__, type(small.positions).__name__) == ("TrimmedEmbedding", "LowRankEmbedding")
+    assert len(small.shared.weight) == len(np.unique(training_rows())) + 1
+    assert small.positions.weight.shape == (60, 16)
+    assert logits(small, training_rows()).isfinite().all()
+    fewer = made(model, Step(kind="prune", params={"heads_ratio": 0.5}))
+    assert fewer.second["attention"] is fewer.first["attention"]
+    assert cost(fewer, TOKENS).num_params < cost(model, TOKENS).num_params
+
+
 @settings(max_examples=25, deadline=None)
 @drawn(rows=st.integers(2, 20), columns=st.integers(2, 20), share=st.floats(0.05, 1), seed=st.integers(0, 99))
 def test_the_error_of_a_factorisation_is_the_tail_of_the_singular_values(rows: int, columns: int, share: float, seed: int) -> None:
