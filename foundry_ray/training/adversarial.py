@@ -9,13 +9,15 @@ changed one of the place in the global batch: kill and resume give the same bits
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundry_ray.config import AdversarialConfig
+from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Engine
 from foundry_ray.training.checks import check_adversarial
 from foundry_ray.training.feed import Batch, Labelled
@@ -37,6 +39,7 @@ class Adversary:
         self._engine = engine
         self._config = config
         self._dtype = resolve_precision(job.train.precision, engine.device)
+        self._is_recurrent = any(isinstance(module, nn.RNNBase) for module in engine.model.modules())
 
     def changed(self, batch: Batch, first_place: int) -> Batch:
         """The micro-batch that begins at this place of the global batch, with its share of rows changed; the given one stays as it is.
@@ -47,13 +50,13 @@ class Adversary:
         if not rows:
             return batch
         rows_R = torch.tensor(rows, device=batch.inputs.device)
-        model = self._engine.model
-        model.eval()
-        try:
+        with evaluating(self._engine.model), self._differentiable():
             found = self._found(_taken(batch, rows_R))
-        finally:
-            model.train()
         return replace(batch, inputs=batch.inputs.index_copy(0, rows_R, found))
+
+    def _differentiable(self) -> AbstractContextManager[None]:
+        """cuDNN's recurrent layers have no gradient in eval mode; torch's own have."""
+        return torch.backends.cudnn.flags(enabled=False) if self._is_recurrent else nullcontext()
 
     def _is_chosen(self, place: int) -> bool:
         """Evenly spaced over the batch, which is in random order."""

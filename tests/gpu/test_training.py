@@ -20,7 +20,7 @@ import torch
 from foundry_ray import tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
-from foundry_ray.config import ModelConfig, Settings, TeacherConfig, TrainConfig
+from foundry_ray.config import AdversarialConfig, ModelConfig, Settings, TeacherConfig, TrainConfig
 from foundry_ray.runtime.session import Session
 from foundry_ray.testing.datasets import publish_bands
 from foundry_ray.testing.reporters import RecordingReporter
@@ -244,3 +244,22 @@ def test_two_workers_train_on_a_gpu_each_over_nccl(
     model = _fit(tmp_path, settings, reporter, workers=2, gpus_per_worker=1.0, deepspeed=deepspeed)
     assert model.val_metrics["accuracy"] > 0.9
     assert reporter.warnings == []
+
+
+def test_recurrent_models_learn_from_adversarial_images(settings: Settings, reporter: RecordingReporter) -> None:
+    """cuDNN's layers have no gradient in eval mode, in which inputs are changed."""
+
+    class Rows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = torch.nn.LSTM(8, 6, batch_first=True), torch.nn.Linear(6, 3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = self.head(self.layer(inputs[:, 0] / 255)[0].mean(1))
+            return outputs
+
+    split = TensorSplit(inputs_N=torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), labels_N=torch.arange(64) % 3)
+    train = TrainConfig(epochs=1, batch_size=8, adversarial=AdversarialConfig(steps=2))
+    job = FitJob(train=train, task=tasks.get("image_classification"), split_train=split, split_val=split)
+    metrics = Loop(job, TorchEngine(Rows(), train, device="cuda:0"), reporter=reporter, clock=SystemClock()).run_epoch()
+    assert metrics["loss"] > 0
