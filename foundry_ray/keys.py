@@ -6,7 +6,7 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-from foundry_ray.config import PipelineConfig, Settings, semantic
+from foundry_ray.config import ExportConfig, PipelineConfig, Settings, semantic
 from foundry_ray.plugins import IMPORT, load_import
 from foundry_ray.runlog import plugin_source_sha256, stage_key
 from foundry_ray.types import DatasetRef, Json, ModelArtifact, StudyResult, canonical_sha256, to_json
@@ -73,6 +73,8 @@ def student(config: PipelineConfig, study: StudyResult) -> str:
     trial = study.chosen_trial
     fields: dict[str, Json] = {"number": trial.number, "params": to_json(trial.params), "recipe": to_json(trial.recipe)}
     fields["curve"] = to_json(trial.curve)
+    if config.export != ExportConfig():  # so that the key of what is exported as ever stays as it was
+        fields["export"] = semantic(config.export)
     return _key("student", fields, {"study": study.study_key})
 
 

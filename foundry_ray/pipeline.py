@@ -167,6 +167,7 @@ class Pipeline:
             num_cpus=1,
             num_gpus=1 if resources.get("GPU", 0) >= 1 else 0,
             reporter=context.reporter,
+            export=self.config.export,
         )
 
     def evaluate(self, dataset: DatasetRef, teacher: ModelArtifact, student: ModelArtifact) -> EvaluationReport:

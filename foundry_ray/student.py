@@ -8,10 +8,13 @@ from foundry_ray.protocols import Clock, Reporter
 from foundry_ray.types import ModelArtifact, Trial
 
 if TYPE_CHECKING:
+    from foundry_ray.config import ExportConfig
     from foundry_ray.search.study import StudyContext
 
 
-def make_student(context: StudyContext, trial: Trial, *, stage_key: str, clock: Clock, reporter: Reporter) -> ModelArtifact:
+def make_student(
+    context: StudyContext, trial: Trial, *, stage_key: str, clock: Clock, reporter: Reporter, export: ExportConfig | None = None
+) -> ModelArtifact:
     """Train on from the trial's last rung, quantize, export, prove parity, publish.
 
     Checkpoints lie under `stage_key`, so that a killed stage continues.
@@ -31,4 +34,5 @@ def make_student(context: StudyContext, trial: Trial, *, stage_key: str, clock: 
         store=context.store,
         clock=clock,
         reporter=reporter,
+        export=export,
     )

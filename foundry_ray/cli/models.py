@@ -38,16 +38,22 @@ def models_list(
 def models_show(
     model: ModelArgument,
     lineage: Annotated[bool, typer.Option("--lineage", help="What it was made of: trial, recipe, teacher, data, code, libraries, seeds.")] = False,
+    markdown: Annotated[bool, typer.Option("--card", help="The model card as Markdown: task, data, metrics, steps, sizes, limits, licence.")] = False,
     store: StoreOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Show one version: what it is, what it was made of, what it measured."""
     from foundry_ray import registry
     from foundry_ray.context import open_context
+    from foundry_ray.reporting.card import card_markdown
     from foundry_ray.reporting.models import card_document, card_view, lineage_tree
 
     with open_context(store) as context:
         card = registry.model_card(context.store, model)
+        published = registry.published_card(context.store, card.entry) if markdown else ""
+    if markdown:
+        emit({"card": card_markdown(card, published)}, text(card_markdown(card, published)))
+        return
     document = card.entry.lineage if lineage else card_document(card)
     emit(document, lambda: lineage_tree(card.entry, card.recipe) if lineage else card_view(card))
 
@@ -83,8 +89,8 @@ def models_pull(
         card = registry.model_card(context.store, model)
         entry = card.entry
         folder = directory or Path(f"{entry.name}-{entry.version}")
-        files = {**registry.pull(context.store, entry, folder), "MODEL_CARD.md": folder / "MODEL_CARD.md"}
-    write_card(card, files["MODEL_CARD.md"])
+        files = {**registry.pull(context.store, entry, folder), registry.CARD_FILE: folder / registry.CARD_FILE}
+    write_card(card, files[registry.CARD_FILE])
     emit(
         {"model": f"{entry.name}:{entry.version}", "files": {name: str(path) for name, path in files.items()}},
         text(f"Pulled {entry.name}:{entry.version} into {folder}; MODEL_CARD.md says how to serve it."),

@@ -6,6 +6,7 @@ the model does. Leaves to others: training (passed in), latency and accuracy on 
 
 from foundry_ray.compression.alone import refuse_many_workers
 from foundry_ray.compression.apply import aids, apply_recipe, effective, served
+from foundry_ray.compression.budget import Budgets
 from foundry_ray.compression.compress import TrainedStudent, publish_student
 from foundry_ray.compression.cost import Cost, cost
 from foundry_ray.compression.distil import distillation, source_of
@@ -19,6 +20,7 @@ from foundry_ray.compression.steps import register
 from foundry_ray.compression.toolbox import Fitting, Options, compress, fit_here
 
 __all__ = [
+    "Budgets",
     "Cost",
     "Fitting",
     "Options",

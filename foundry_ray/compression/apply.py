@@ -68,7 +68,7 @@ def served(model: nn.Module, recipe: CompressionRecipe, schema: Schema, calibrat
 
     Args:
         model: A student, before, in or after its training.
-        recipe: What it is made by.
+        recipe: What it is made by; a budget that `Budgets` has not settled is kept by the weights of this moment.
         schema: What one input looks like.
         calibration_N: Raw rows of the training split.
         given: The whole training split, where the recipe draws rows of it or holds them back.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray.compression.apply import check_loads
-from foundry_ray.compression.cost import cost
+from foundry_ray.compression.cost import Cost, cost
 from foundry_ray.compression.export import OUTPUT_NAME, input_name, to_onnx
 from foundry_ray.compression.parity import agreement_ratio, check_export, check_replay, runtime_agreement_ratio
 from foundry_ray.compression.quantize import Ranges, params_of, quantized
@@ -18,13 +18,17 @@ from foundry_ray.compression.runtime import runtime_of
 from foundry_ray.compression.sparsity import sparsity_notes
 from foundry_ray.compression.stages import Stage
 from foundry_ray.inference import runtime_meta
-from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter, RuntimeChoice
+from foundry_ray.protocols import ArtifactStore, Clock, Given, LatencyMeter, Reporter, RuntimeChoice
+from foundry_ray.registry import CARD_FILE, recipe_in_words
+from foundry_ray.reporting.model_card import Made, published_card
 from foundry_ray.schemas import ImageSchema, Schema, classes_only
-from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_bytes, to_json
+from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, LatencyResult, ModelArtifact, canonical_bytes, to_json
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
+
+    from foundry_ray.config import CardConfig, ExportConfig
 
 MIN_AGREEMENT = 0.99
 _PARITY_ROWS = 64
@@ -40,12 +44,16 @@ class TrainedStudent:
         curve: Metrics of each epoch.
         val_metrics: The last ones on val.
         stages: What it was on the way, where that was looked at.
+        recipe: What it was made by, where that was settled on the way to its training; empty where it is as it was asked for.
+        notes: How it was settled, as sentences.
     """
 
     model: nn.Module
     curve: tuple[Mapping[str, float], ...] = ()
     val_metrics: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
+    recipe: CompressionRecipe | None = None
+    notes: tuple[str, ...] = ()
 
 
 def publish_student(
@@ -58,42 +66,52 @@ def publish_student(
     store: ArtifactStore,
     clock: Clock,
     reporter: Reporter,
+    export: ExportConfig | None = None,
+    meter: LatencyMeter | None = None,
 ) -> ModelArtifact:
-    """Train (by the caller's function), export, quantize where the recipe says so, prove parity, publish.
+    """Train (by the caller's function), export, quantize where the recipe says so, prove parity, publish with a model card.
 
     Args:
-        recipe: What the student was made by.
+        recipe: What the student was made by, unless the trained student says more of it.
         train: Gives the trained student; called once.
         dataset: Its schema goes into the signature, its val rows show the agreement of int8 with fp32.
         calibration_NCHW: Raw uint8 rows of the *training* split, for the int8 ranges.
         parents: Keys of the artifacts that it descends from.
+        export: What is published besides the served file; nothing more where absent.
+        meter: Measures the file for the card; where absent, whoever evaluates the student does.
 
     Raises:
-        ParityFailed: The file does not answer as the model does.
-        RecipeInfeasible: The recipe is wrong, or there is nothing to calibrate with.
+        ParityFailed: A file does not answer as the model does.
+        RecipeInfeasible: The recipe is wrong, there is nothing to calibrate with, or torch cannot export it as is wanted.
     """
     from foundry_ray.artifacts import manifests
     from foundry_ray.compression.fake_quant import detached
+    from foundry_ray.config import ExportConfig
 
-    recipe = check_recipe(recipe)
+    export, recipe = export or ExportConfig(), check_recipe(recipe)
     student = train()
+    recipe = student.recipe or recipe
     model, learnt = detached(student.model)
     reporter.progress(1, _STEPS, "trained")
     if not hasattr(model, "family"):
         reporter.warn(f"{type(model).__name__} belongs to no model family: its file can be served, but not built again in torch from the artifact.")
-    onnx, notes = _shipped(model, recipe, dataset, calibration_NCHW, learnt=learnt, store=store, reporter=reporter)
+    onnx, proven = _shipped(model, recipe, dataset, calibration_NCHW, learnt=learnt, store=store, reporter=reporter)
+    program, more = _torch_program(model, dataset, store) if export.torch_program else ({}, ())
     reporter.progress(3, _STEPS, "parity proven")
     created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
-    meta = _meta(model, recipe, dataset, parents)
-    files = {**_files(model, onnx, recipe, meta), **_tokenizer(dataset, store), **_stages(student.stages)}
+    meta, notes = _meta(model, recipe, dataset, parents), (*student.notes, *proven, *more)
+    files = {**_files(model, onnx, recipe, meta), **program, **_tokenizer(dataset, store), **_stages(student.stages)}
+    latency = (meter.measure(onnx, batch_size=1, runtime=runtime_of(recipe)),) if meter is not None else ()
+    counted = cost(model, dataset.schema)
+    made = _made(recipe, dataset, student, files, family=_family(model), counted=counted, latency=latency, stated=export.card)
+    files[CARD_FILE] = published_card(replace(made, notes=notes)).encode()
     artifact = manifests.publish(store, kind="model", files=files, meta=meta, created_at=created_at)
     reporter.progress(4, _STEPS, "published")
-    num_params, num_macs = cost(model, dataset.schema)
     return ModelArtifact(
         artifact=artifact,
         family=_family(model),
-        num_params=num_params,
-        num_macs=num_macs,
+        num_params=counted.num_params,
+        num_macs=counted.num_macs,
         size_bytes=len(onnx),
         recipe=recipe,
         parents=parents,
@@ -134,6 +152,45 @@ def _shipped(
     if choice.name != "onnxruntime":
         notes.append(_runtime_agreement(onnx, choice, val_NCHW, reporter))
     return onnx, (*notes, *sparsity_notes(model, recipe, onnx))
+
+
+def _torch_program(model: nn.Module, dataset: DatasetRef, store: ArtifactStore) -> tuple[dict[str, bytes | Path], tuple[str, ...]]:
+    """The second file, and what proves it."""
+    from foundry_ray import data
+    from foundry_ray.compression.torch_program import FILE, check_torch_program, to_torch_program
+
+    program = to_torch_program(model, dataset.schema)
+    parity = check_torch_program(model, program, data.load_split(dataset, "val", store=store).inputs_N[:_PARITY_ROWS])
+    note = f"{FILE} differs from the model by {parity.max_abs_ratio:.1e} of the logit range ({parity.num_rows} val rows); it holds fp32 and no pickle"
+    return {FILE: program}, (note,)
+
+
+def _made(
+    recipe: CompressionRecipe,
+    dataset: DatasetRef,
+    student: TrainedStudent,
+    files: Mapping[str, bytes | Path],
+    *,
+    family: str,
+    counted: Cost,
+    latency: tuple[LatencyResult, ...],
+    stated: CardConfig,
+) -> Made:
+    """What the card is written of, but for what was proven."""
+    choice = runtime_of(recipe)
+    return Made(
+        family=family,
+        num_params=counted.num_params,
+        num_macs=counted.num_macs,
+        dataset=dataset,
+        recipe=recipe_in_words(recipe),
+        steps=[stage.note for stage in student.stages],
+        val_metrics=student.val_metrics,
+        latency=latency,
+        file_bytes={name: len(content) for name, content in files.items() if isinstance(content, bytes)},
+        runtime=f"{choice.name} in {choice.precision}",
+        stated=stated,
+    )
 
 
 def _runtime_agreement(onnx: bytes, choice: RuntimeChoice, val_N: np.ndarray, reporter: Reporter) -> str:

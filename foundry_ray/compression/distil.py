@@ -18,13 +18,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foundry_ray.compression import steps
+from foundry_ray.compression.recipes import RESIZING
 from foundry_ray.config import Section
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.protocols import Given
-from foundry_ray.types import CompressionRecipe, Scalar, Step
+from foundry_ray.types import CompressionRecipe, Json, Scalar, Step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 Source = Literal["cached", "online", "average"]
 _OF_LAYERS = ("features", "attention")
 _BETA = 1.0
-_RESIZING = ("trim_vocabulary", "shrink", "factorize", "prune")
 
 
 class DistilParams(Section):
     """How strongly, how softly, and in what the teacher is followed."""
 
-    alpha: float = Field(ge=0, le=1, description="Share of the loss that comes from the teacher's answers; the rest comes from the labels.")
+    alpha: float = Field(
+        ge=0, le=1, description="Share of the loss that comes from the teacher's answers; the rest comes from the labels. 1 for none-of-labels."
+    )
     temperature: float = Field(4.0, gt=0, le=100, description="Divisor of both sides' logits; larger values teach more of the wrong classes' order.")
     kind: Literal["logits", "features", "attention", "self", "none-of-labels"] = Field("logits", description="What is learnt from.")
     source: Source | None = Field(
@@ -53,6 +55,11 @@ class DistilParams(Section):
         description="Weight of the layers' distance, which is added to the loss; 1 where absent. Hints count in mean squares of the teacher's layer.",
     )
     init: Literal["teacher", "scratch"] = Field("teacher", description="Weights that the student begins with: the teacher's, or fresh ones.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_of_the_loss(cls, values: Mapping[str, Json]) -> Mapping[str, Json]:
+        return {"alpha": 1.0, **values} if values.get("kind") == "none-of-labels" else values
 
     @property
     def resolved_source(self) -> Source:
@@ -87,7 +94,7 @@ class Distil:
     def check_beside(self, params: Mapping[str, Scalar], recipe: CompressionRecipe) -> None:
         """See `LooksAtRecipe`."""
         wanted = _parsed(params)
-        resizing = [step.kind for step in recipe.steps if step.kind in _RESIZING]
+        resizing = [step.kind for step in recipe.steps if step.kind in RESIZING]
         if wanted.kind == "self" and wanted.resolved_source != "average" and resizing:
             reason = f"a student that is born again has its teacher's size, and {' and '.join(resizing)} makes it another's"
             raise _refused(reason, "set `distil.kind: logits`, or `distil.source: average`.")

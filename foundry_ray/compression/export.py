@@ -14,12 +14,13 @@ from foundry_ray.compression import onnx_sequences  # noqa: F401  adds rules
 from foundry_ray.compression.onnx_graph import GraphWriter, Unsupported
 from foundry_ray.compression.onnx_layers import name_nodes
 from foundry_ray.compression.tracing import folded, note_shapes
+from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.schemas import classes_only
 from foundry_ray.types import Schema
 
 if TYPE_CHECKING:
     import onnx
-    from torch import fx, nn
+    from torch import Tensor, fx, nn
 
 INPUT_NAME = "pixels"
 TOKENS_NAME = "tokens"
@@ -37,6 +38,7 @@ def to_onnx(model: nn.Module, schema: Schema) -> bytes:
 
     Raises:
         ConfigError: Rows have no class.
+        RecipeInfeasible: Neither this package nor torch can write the model as ONNX.
     """
     schema = classes_only(schema, what="the export to ONNX")
     traced = folded(model)
@@ -101,7 +103,9 @@ def _without_identities(nodes: list[onnx.NodeProto], end: str) -> list[onnx.Node
     return kept
 
 
-def _exported_by_torch(model: nn.Module, schema: Schema) -> onnx.ModelProto:
+def on_rows(model: nn.Module, schema: Schema) -> tuple[nn.Module, Tensor, tuple[dict[int, Any], ...]]:
+    """What torch's own exporters take: a copy of the model, in evaluation mode on the CPU, that begins with the rows as they are stored; two blank
+    rows; and which of their dimensions is free."""
     import copy
 
     import torch
@@ -117,23 +121,40 @@ def _exported_by_torch(model: nn.Module, schema: Schema) -> onnx.ModelProto:
             result: torch.Tensor = self.inner(rows.float() if has_pixels else rows)
             return result
 
-    served = _OnRows(copy.deepcopy(model).to(device="cpu", dtype=torch.float32)).eval()
-    batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
-    sample = torch.zeros((2, *schema.shape), dtype=torch.uint8 if has_pixels else torch.int64)
+    begun = _OnRows(copy.deepcopy(model).to(device="cpu", dtype=torch.float32)).eval()
+    rows = torch.zeros((2, *schema.shape), dtype=torch.uint8 if has_pixels else torch.int64)
+    return begun, rows, ({0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)},)
+
+
+def _exported_by_torch(model: nn.Module, schema: Schema) -> onnx.ModelProto:
+    import torch
+
+    begun, rows, dynamic = on_rows(model, schema)
     with warnings.catch_warnings():
         # The exporter warns of its own deprecated internals, which no caller can change.
         warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            served,
-            (sample,),
-            dynamic_shapes=({0: batch},),
-            input_names=[input_name(schema)],
-            output_names=[OUTPUT_NAME],
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            program: Any = torch.onnx.export(
+                begun,
+                (rows,),
+                dynamic_shapes=dynamic,
+                input_names=[input_name(schema)],
+                output_names=[OUTPUT_NAME],
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # the model's own code runs in there, and the exporter raises what it meets
+            reason = f"torch cannot write {type(model).__name__} as ONNX: {_cause(error)}"
+            raise RecipeInfeasible(f"export: {reason}.", hint="what is served is ONNX: change the operator that is named.", reason=reason) from error
     proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error's first words: those around it say that it was met."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _finished(proto: onnx.ModelProto) -> bytes:

@@ -1,8 +1,9 @@
 """The quantized model as a torch module: the real file on a CPU, and the same arithmetic imitated in fp32 on a GPU.
 
 On a CPU nothing is imitated, because exporting, quantizing and running the file takes a quarter of the time (0.1-0.2 s for 500 rows of a
-small student) and cannot differ from what is shipped. On a GPU a trial would wait for the CPU, so what is stored is rounded to its grid. That
-is done for models whose graph can be traced; the others are judged by the real file there too.
+small student) and cannot differ from what is shipped; it runs in the runtime that the recipe names. On a GPU a trial would wait for the CPU, so
+what is stored is rounded to its grid. That is done for models whose graph can be traced and runtimes that compute in fp32; the others are judged
+by the real file there too.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from foundry_ray.compression.quantize import INT8, Quantized, params_of, quantiz
 from foundry_ray.compression.quantize_params import QuantizeParams
 from foundry_ray.compression.quantized_graph import quantize_weight
 from foundry_ray.compression.rounding import LEVELS, rounded_activation
+from foundry_ray.compression.runtime import is_changed, runtime_of
 from foundry_ray.compression.static_int8 import node_of
 from foundry_ray.compression.tracing import folded
-from foundry_ray.inference import Runtime, open_runtime, run_batched
+from foundry_ray.inference import Runtime, open_choice, run_batched
 from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import Given
 from foundry_ray.types import CompressionRecipe, ImageSchema, Schema
@@ -35,14 +37,15 @@ if TYPE_CHECKING:
 
 def shipped_module(model: nn.Module, calibration_N: np.ndarray, recipe: CompressionRecipe, given: Given | None) -> nn.Module:
     """See `simulate.simulate`."""
-    params = params_of(recipe)
-    if params is None:
-        return model
+    params, choice = params_of(recipe), runtime_of(recipe)
     plain, learnt = detached(model)
-    made = quantized(to_onnx(plain, _schema_of(plain, calibration_N, given)), calibration_N, params, given=given, learnt=learnt)
+    exported = to_onnx(plain, _schema_of(plain, calibration_N, given)) if is_changed(recipe) else b""
+    if params is None:
+        return _Served(open_choice(exported, choice)) if exported else model
+    made = quantized(exported, calibration_N, params, given=given, learnt=learnt)
     is_here = next(model.parameters()).device.type == "cpu"
-    imitated = None if is_here else _imitated(plain, params, made)
-    return _Served(open_runtime(made.onnx)) if imitated is None else imitated
+    imitated = None if is_here or choice.precision != "fp32" else _imitated(plain, params, made)
+    return _Served(open_choice(made.onnx, choice)) if imitated is None else imitated
 
 
 def imitate(model: nn.Module, calibration_N: np.ndarray, params: QuantizeParams = INT8) -> nn.Module | None:

@@ -56,6 +56,13 @@ def layers(graph: onnx.GraphProto) -> list[Layer]:
     ]
 
 
+def layer_names(onnx: bytes) -> tuple[str, ...]:
+    """The names of all layers of a file, each once."""
+    import onnx as onnx_library
+
+    return tuple(dict.fromkeys(layer.name for layer in layers(onnx_library.load_model_from_string(onnx).graph)))
+
+
 def outputs_of(all_layers: Sequence[Layer], names: Iterable[str]) -> frozenset[str]:
     """Outputs of the layers of these names. Raises RecipeInfeasible that lists the names there are."""
     known = {layer.name for layer in all_layers}

@@ -37,7 +37,16 @@ class Parity:
 
 
 def check_export(model: nn.Module, onnx: bytes, rows_N: np.ndarray) -> Parity:
-    """Prove (b) on some rows, on the CPU: a GPU's convolutions round to TF32, which is coarser than the tolerance. Raises ParityFailed."""
+    """Prove (b) on some rows. Raises ParityFailed."""
+    return compared(model, run_batched(open_runtime(onnx), rows_N), rows_N, what="the fp32 file")
+
+
+def compared(model: nn.Module, actual_N: np.ndarray, rows_N: np.ndarray, *, what: str) -> Parity:
+    """What a file gave for some rows, beside the model on the CPU: a GPU's convolutions round to TF32, which is coarser than the tolerance.
+
+    Raises:
+        ParityFailed: They differ by more than the tolerance.
+    """
     import numpy as np
     import torch
 
@@ -45,12 +54,11 @@ def check_export(model: nn.Module, onnx: bytes, rows_N: np.ndarray) -> Parity:
     with torch.inference_mode():
         rows = torch.from_numpy(rows_N)
         expected = reference(rows.float() if rows.dtype == torch.uint8 else rows).float().numpy()
-    actual = run_batched(open_runtime(onnx), rows_N)
     spread = float(np.ptp(expected)) or 1.0
-    difference = float(np.abs(actual - expected).max()) / spread
+    difference = float(np.abs(actual_N - expected).max()) / spread
     if not difference <= TOLERANCE_RATIO:
         raise ParityFailed(
-            f"the fp32 file differs from the model by {difference:.2e} of the logit range, wanted at most {TOLERANCE_RATIO:g}.",
+            f"{what} differs from the model by {difference:.2e} of the logit range, wanted at most {TOLERANCE_RATIO:g}.",
             hint="an operator was exported wrongly: report it with the model's architecture.",
             max_abs_diff=difference,
             tolerance=TOLERANCE_RATIO,

@@ -128,11 +128,7 @@ def quantized(
     form = _form(model, calibration_N, params, given, learnt)
     notes = form.notes
     if params.accuracy_budget is not None:
-        from foundry_ray.compression.mixed import held_back, keep_within
-
-        rows = held_back(given, len(calibration_N), params.calibration_seed)
-        names = [layer.name for layer in found]
-        kept, told = keep_within(params.accuracy_budget, onnx, lambda some: form.write(outputs_of(found, some)), names, always=kept, rows=rows)
+        kept, told = kept_within(onnx, calibration_N, params, given)
         notes += (told,)
     outputs = outputs_of(found, kept)
     return Quantized(
@@ -143,6 +139,23 @@ def quantized(
         is_traced=is_traced(model.graph),
         notes=(*notes, *((f"kept in fp32: {', '.join(kept)}",) if kept else ())),
     )
+
+
+def kept_within(onnx: bytes, calibration_N: np.ndarray, params: QuantizeParams, given: Given | None) -> tuple[tuple[str, ...], str]:
+    """The layers that an `accuracy_budget` keeps in fp32, and what was found, as a sentence. See `mixed`. Raises RecipeInfeasible."""
+    import onnx as onnx_library
+
+    from foundry_ray.compression.mixed import held_back, keep_within
+    from foundry_ray.compression.onnx_layers import layers, outputs_of
+
+    assert params.accuracy_budget is not None, "asked of a budget alone"
+    model = onnx_library.load_model_from_string(onnx)
+    found, always = layers(model.graph), params.kept_names
+    _refuse_nothing(params, found, outputs_of(found, always))
+    form = _form(model, calibration_N, params, given, None)
+    rows = held_back(given, len(calibration_N), params.calibration_seed)
+    names = [layer.name for layer in found]
+    return keep_within(params.accuracy_budget, onnx, lambda some: form.write(outputs_of(found, some)), names, always=always, rows=rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,10 @@ class QuantizeParams(Section):
     number: Literal["fp16", "bf16"] = Field("fp16", description="Format of 16-bit weights: fp16 is finer, bf16 has the range of fp32.")
     keep: str = Field("", description="Names of layers that stay in fp32, separated by commas.")
     accuracy_budget: float | None = Field(
-        None, ge=0, le=100, description="Points that held-back training rows may lose; the layers that cost most stay in fp32 until they do not."
+        None,
+        ge=0,
+        le=100,
+        description="Points that the teacher may lose on held-back training rows; the layers that cost it most stay in fp32 until it does not.",
     )
     qat: bool = Field(False, description="Train with simulated int8, whose ranges are then shipped.")
     qat_from: float = Field(0.5, ge=0, lt=1, description="Share of the training after which int8 is simulated.")
@@ -97,5 +100,5 @@ def _contradiction(params: QuantizeParams, named: set[str]) -> str:
     if params.qat and params.calibration != "minmax":
         return f"calibration is {params.calibration}, but with qat ranges are learnt in training"
     if params.qat and params.accuracy_budget is not None:
-        return "accuracy_budget is set, but with qat the layers that stay in fp32 must be known before training: name them in keep"
+        return "accuracy_budget is set, but what the teacher loses says nothing of a student that is trained for int8: name the layers in keep"
     return ""

@@ -26,6 +26,8 @@ PLAIN_NAMES = {
 }
 """A search parameter's plain name -> the step and the parameter that it sets; `step.parameter` names any other step's."""
 _ORDER = ("trim_vocabulary", "shrink", "factorize", "prune", "sparsify", "distil", "quantize", "runtime")
+RESIZING = ("trim_vocabulary", "shrink", "factorize", "prune")
+"""Steps that make tensors smaller, before the first training step."""
 # A third party's step changes the model's shape or weights, so it acts after the shipped ones that do.
 _OTHERS = _ORDER.index("distil") - 0.5
 # These values ask for nothing, so the step is left out and equal students get equal recipes.

@@ -1,8 +1,9 @@
 """The step `runtime`: what runs the student's file, on how many threads, in which precision.
 
 It changes no weight and no byte of the file. The student's latency is measured in its runtime, its answers on test are taken in it, its signature
-names it, and predict and serving follow the signature. At rungs a student is judged in the default runtime: on the same file runtimes differ by
-rounding alone, and how many predictions of val that changes is stated when the student is made.
+names it, and predict and serving follow the signature. At rungs a student whose file holds or is computed in other numbers than fp32 is judged in it
+too (on a GPU, fp32 products of int8 students are imitated there); in fp32 runtimes differ by rounding alone, and how many predictions of val that
+changes is stated when the student is made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from foundry_ray.compression import steps
+from foundry_ray.compression.recipes import quantized_bits
 from foundry_ray.config import Section
 from foundry_ray.errors import ConfigError, RecipeInfeasible
 from foundry_ray.inference import check_precision, check_runtime
@@ -68,6 +70,11 @@ def runtime_of(recipe: CompressionRecipe) -> RuntimeChoice:
     """What a checked recipe names; the default one where it names none."""
     step = recipe.step("runtime")
     return _choice(step.params) if step else RuntimeChoice()
+
+
+def is_changed(recipe: CompressionRecipe) -> bool:
+    """Whether what answers when the student is served differs from its model in torch by more than rounding of fp32."""
+    return quantized_bits(recipe) != 32 or runtime_of(recipe).precision != "fp32"
 
 
 def _choice(params: Mapping[str, Scalar]) -> RuntimeChoice:

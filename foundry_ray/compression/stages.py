@@ -54,16 +54,14 @@ class Judge:
     """Looks at a student after each step, and remembers what it saw.
 
     Args:
-        recipe: How it is stored in the end.
         given: The rows that it is trained on.
         held_back: Those that it is judged on, all with labels.
         calibration_N: Training rows that set ranges.
     """
 
-    def __init__(self, recipe: CompressionRecipe, given: Given, held_back: Split, *, calibration_N: np.ndarray) -> None:
+    def __init__(self, given: Given, held_back: Split, *, calibration_N: np.ndarray) -> None:
         from foundry_ray import tasks
 
-        self._recipe = recipe
         self._given = given
         self._held_back = held_back
         self._calibration_N = calibration_N
@@ -89,14 +87,14 @@ class Judge:
         onnx = served(model, CompressionRecipe(), self._given.schema, self._calibration_N)
         self._add(name, model, len(onnx), _logits(model, self._held_back.inputs_N))
 
-    def see_shipped(self, name: str, model: nn.Module) -> None:
-        """What is shipped of a student, in the runtime that it is shipped for."""
+    def see_shipped(self, name: str, model: nn.Module, recipe: CompressionRecipe) -> None:
+        """What is shipped of a student by its settled recipe, in the runtime that it is shipped for."""
         from foundry_ray.compression.fake_quant import detached
         from foundry_ray.inference import open_choice, run_batched
 
         model = copy.deepcopy(model).cpu().eval()
-        onnx = served(model, self._recipe, self._given.schema, self._calibration_N, given=self._given)
-        self._add(name, detached(model)[0], len(onnx), run_batched(open_choice(onnx, runtime_of(self._recipe)), self._held_back.inputs_N))
+        onnx = served(model, recipe, self._given.schema, self._calibration_N, given=self._given)
+        self._add(name, detached(model)[0], len(onnx), run_batched(open_choice(onnx, runtime_of(recipe)), self._held_back.inputs_N))
 
     def _add(self, name: str, model: nn.Module, size_bytes: int, logits_NC: np.ndarray) -> None:
         counted = cost(model, self._given.schema)

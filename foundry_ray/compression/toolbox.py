@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from foundry_ray.compression.apply import aids, apply_recipe
+from foundry_ray.compression.budget import Budgets
 from foundry_ray.compression.compress import TrainedStudent, publish_student
 from foundry_ray.compression.distil import Source, distillation, source_of
 from foundry_ray.compression.distil_views import teacher_targets
-from foundry_ray.compression.recipes import check_recipe, quantized_bits, recipe_from_params
+from foundry_ray.compression.recipes import RESIZING, check_recipe, quantized_bits, recipe_from_params
+from foundry_ray.compression.runtime import is_changed
 from foundry_ray.compression.stages import Judge
 from foundry_ray.compression.toolbox_data import Rows, rows_of
 from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from foundry_ray.config import TrainConfig
+    from foundry_ray.config import ExportConfig, TrainConfig
     from foundry_ray.data import Split
     from foundry_ray.training.loop import FitJob
     from foundry_ray.training.teaching import Distil as Distillation
@@ -69,6 +71,8 @@ class Options:
         calibration_rows: Training rows that set int8 ranges.
         seed: Of everything that is drawn.
         device: `cpu` or `cuda:<index>`; the first GPU where absent and there is one.
+        export: What is published besides the served file, and what the model card says of licence, use and limits.
+        latency_s: Time of the measurement that the model card states; 0 takes none.
     """
 
     augment: tuple[str, ...] = ()
@@ -77,6 +81,8 @@ class Options:
     calibration_rows: int = 256
     seed: int = 0
     device: str = ""
+    export: ExportConfig | None = None
+    latency_s: float = 1.0
 
 
 def compress(
@@ -116,6 +122,7 @@ def compress(
         ParityFailed: The file does not answer as the model does.
     """
     from foundry_ray.clock import SystemClock
+    from foundry_ray.evaluation import RuntimeLatencyMeter
     from foundry_ray.observability import ConsoleReporter
 
     options, clock, reporter = options or Options(), clock or SystemClock(), reporter or ConsoleReporter(clock=SystemClock())
@@ -133,6 +140,8 @@ def compress(
         store=place,
         clock=clock,
         reporter=reporter,
+        export=options.export,
+        meter=RuntimeLatencyMeter(store=place, threads=1, budget_s=options.latency_s, clock=clock) if options.latency_s else None,
     )
 
 
@@ -175,15 +184,20 @@ class _Work:
 
     def done(self, fit: Fit) -> TrainedStudent:
         """The trained student, with what each step came to."""
-        judge = Judge(self.recipe, self.given, self.rows.held_back, calibration_N=self.rows.calibration(self.options.calibration_rows))
+        calibration_N = self.rows.calibration(self.options.calibration_rows)
+        judge = Judge(self.given, self.rows.held_back, calibration_N=calibration_N)
         judge.see("as given", self.model)
         student = self._applied(judge)
-        trained = fit(Fitting(model=student, job=self._job(student), device=self.device, reporter=self.reporter, clock=self.clock))
+        recipe, notes = Budgets(self.model, self.given, calibration_N).settled(self.recipe, student)
+        job = self._job(student, recipe)
+        trained = fit(Fitting(model=student, job=job, device=self.device, reporter=self.reporter, clock=self.clock))
         trained = trained if isinstance(trained, TrainedStudent) else TrainedStudent(model=trained)
         judge.see("trained", trained.model)
-        if quantized_bits(self.recipe) != 32:
-            judge.see_shipped("quantize", trained.model)
-        return TrainedStudent(model=trained.model.eval(), curve=trained.curve, val_metrics=judge.metrics, stages=judge.stages)
+        if quantized_bits(recipe) != 32:
+            judge.see_shipped("quantize", trained.model, recipe)
+        return TrainedStudent(
+            model=trained.model.eval(), curve=trained.curve, val_metrics=judge.metrics, stages=judge.stages, recipe=recipe, notes=notes
+        )
 
     def _applied(self, judge: Judge) -> nn.Module:
         """The student before its first step; each step that changes something is judged by itself."""
@@ -197,20 +211,21 @@ class _Work:
             student = apply_recipe(plain, CompressionRecipe(steps=self.recipe.steps[:number]), self.given, family=family)
             if not _is_equal(before, student):
                 judge.see(step.kind, student)
+            elif step.kind in RESIZING:
+                self.reporter.warn(f"{step.kind} takes nothing out of this model: what it asks for rounds to nothing.")
         set_dropout(student, self.train.dropout)
         return student.train()
 
-    def _job(self, student: nn.Module) -> FitJob:
+    def _job(self, student: nn.Module, recipe: CompressionRecipe) -> FitJob:
         from foundry_ray import tasks
         from foundry_ray.compression.simulate import simulate
         from foundry_ray.training.loop import FitJob, TensorSplit
         from foundry_ray.training.mixing import check_mixing
 
-        source, rows, options = source_of(self.recipe.step("distil")), self.rows, self.options
+        source, rows, options = source_of(recipe.step("distil")), self.rows, self.options
         has_images = rows.schema.kind == "images"
         check_mixing(self.train, has_images=has_images, is_continuous=has_images, distils=source == "cached")
         calibration_N = rows.calibration(options.calibration_rows)
-        is_stored_otherwise = quantized_bits(self.recipe) != 32
         return FitJob(
             train=self.train,
             task=tasks.get(rows.task),
@@ -219,8 +234,8 @@ class _Work:
             augment=options.augment,
             seed=options.seed,
             distil=self._distillation(source),
-            eval_transform=(lambda model: simulate(model, calibration_N, self.recipe, given=self.given)) if is_stored_otherwise else None,
-            aids=aids(self.recipe, self.given),
+            eval_transform=(lambda model: simulate(model, calibration_N, recipe, given=self.given)) if is_changed(recipe) else None,
+            aids=aids(recipe, self.given),
         )
 
     def _distillation(self, source: Source | None) -> Distillation | None:

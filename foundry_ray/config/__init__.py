@@ -4,6 +4,7 @@ Decides: keys, defaults, ranges, units, what `scale` does, which fields are sema
 """
 
 from foundry_ray.config.environment import Settings, SigningKeys, settings, signing_keys
+from foundry_ray.config.export import CardConfig, ExportConfig
 from foundry_ray.config.gates import AttackGate, CorruptionGate, CorruptionKind, GatesConfig
 from foundry_ray.config.loading import load_config, overridden, parse_params, read_yaml, semantic, store_config, validate
 from foundry_ray.config.scale import apply_scale
@@ -43,12 +44,14 @@ __all__ = [
     "AdversarialConfig",
     "AttackGate",
     "BudgetConfig",
+    "CardConfig",
     "CheckpointConfig",
     "CleanConfig",
     "CorruptionGate",
     "CorruptionKind",
     "DataConfig",
     "DeepSpeedConfig",
+    "ExportConfig",
     "GatesConfig",
     "LatencyConfig",
     "LimitsConfig",

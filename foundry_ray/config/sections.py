@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.config import JsonDict
 
+from foundry_ray.config.export import ExportConfig
 from foundry_ray.config.gates import GatesConfig
 from foundry_ray.config.section import Section
 from foundry_ray.config.store import StoreConfig, StoreField
@@ -255,6 +256,7 @@ class PipelineConfig(Section):
     teacher: TeacherConfig = Field(TeacherConfig(), description="The large model.")
     search: SearchConfig = Field(SearchConfig(), description="The study.")
     student: StudentConfig = Field(StudentConfig(), description="How students are trained.")
+    export: ExportConfig = Field(ExportConfig(), description="What is published besides the served file.")
     gates: GatesConfig = Field(GatesConfig(), description="What the winner must pass.")
     serve: ServeConfig = Field(ServeConfig(), description="The endpoint.", json_schema_extra=_EXECUTION)
     limits: LimitsConfig = Field(LimitsConfig(), description="Time limits.", json_schema_extra=_EXECUTION)

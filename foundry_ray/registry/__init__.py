@@ -21,7 +21,7 @@ Requests that an operation costs at most, whatever the number of versions (a lis
 Read `reading` first, then `promoting`.
 """
 
-from foundry_ray.registry.cards import ModelCard, fallen_warning, is_fallen, model_card
+from foundry_ray.registry.cards import CARD_FILE, ModelCard, fallen_warning, is_fallen, model_card, published_card, recipe_in_words
 from foundry_ray.registry.facade import Registry, pull
 from foundry_ray.registry.lineage import commit_of, lineage_of_run
 from foundry_ray.registry.moves import AliasMove, history, standing
@@ -37,6 +37,7 @@ from foundry_ray.registry.tagging import parse_tags, tag
 from foundry_ray.registry.verifying import verify
 
 __all__ = [
+    "CARD_FILE",
     "CHAMPION",
     "AliasMove",
     "KeyKind",
@@ -60,8 +61,10 @@ __all__ = [
     "parse_alias",
     "parse_tags",
     "promote",
+    "published_card",
     "pull",
     "read_report",
+    "recipe_in_words",
     "register",
     "resolve",
     "rollback",

@@ -12,12 +12,16 @@ from foundry_ray.registry.naming import CHAMPION
 from foundry_ray.registry.signatures import SignatureState
 from foundry_ray.types import CompressionRecipe, EvaluationReport, RegistryEntry
 
+CARD_FILE = "MODEL_CARD.md"
 _WORDS = {
+    "trim_vocabulary": "tokens that training texts hardly have share one row of the embedding",
     "shrink": "a narrower or shallower network of the teacher's family",
-    "prune": "whole channels removed",
+    "factorize": "weights as products of narrower ones",
+    "prune": "whole channels, heads or layers removed",
     "distil": "taught by the teacher's answers",
-    "quantize": "weights and activations in fewer bits",
+    "quantize": "numbers stored in fewer bits",
     "sparsify": "single weights set to zero",
+    "runtime": "what runs the file",
 }
 
 
@@ -46,6 +50,14 @@ def model_card(store: ArtifactStore, reference: str, *, keys: SigningKeys | None
     signature = signatures.signature_state(store, entry, keys=keys)
     recipe = tuple(recipe_in_words(entry.model.recipe))
     return ModelCard(entry=entry, evaluation=evaluation, signature=signature, recipe=recipe, warnings=_warnings(entry, evaluation, signature))
+
+
+def published_card(store: ArtifactStore, entry: RegistryEntry) -> str:
+    """The card that was published with a version's model, as Markdown; empty where there was none yet. Two requests."""
+    from foundry_ray.artifacts import manifests
+
+    key = entry.model.artifact.key
+    return manifests.read_file(store, key, CARD_FILE).decode() if CARD_FILE in manifests.load_manifest(store, key).files else ""
 
 
 def is_fallen(entry: RegistryEntry) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from foundry_ray.types import EvaluationReport, LatencyResult, MetricValue, Mode
 if TYPE_CHECKING:
     from foundry_ray.registry import ModelCard
 
-_SERVE = """\
+HEADING = "# "
+SERVING = """\
 Everything that serving needs is in `model.onnx`: it takes raw pixels, which it normalises itself, or token ids, and gives logits. `signature.json`
 names what it takes and the classes; where a `tokenizer.json` lies beside it, the library tokenizers makes ids of texts with it, cut and padded.
 numpy and onnxruntime are enough:
@@ -36,28 +37,42 @@ print(json.dumps([signature["classes"][index] for index in logits.argmax(axis=1)
 
 
 def write_card(card: ModelCard, path: Path) -> None:
-    """Write the card as Markdown."""
-    path.write_text(card_markdown(card), encoding="utf-8")
+    """Write the card as Markdown, over the one that was published with the model, where there is one."""
+    published = path.read_text(encoding="utf-8") if path.exists() else ""
+    path.write_text(card_markdown(card, published), encoding="utf-8")
 
 
-def card_markdown(card: ModelCard) -> str:
-    """The card as Markdown."""
+def card_markdown(card: ModelCard, published: str = "") -> str:
+    """The card as Markdown.
+
+    Args:
+        card: What the registry knows.
+        published: The card that was published with the model (`model_card`); empty where it has none.
+    """
     entry = card.entry
-    parts = [f"# {entry.name}:{entry.version}", "", *(f"> **Warning:** {warning}\n" for warning in card.warnings)]
-    parts += ["## What it is", "", *_table(("", ""), facts(card)), ""]
+    parts = [f"{HEADING}{entry.name}:{entry.version}", "", *(f"> **Warning:** {warning}\n" for warning in card.warnings)]
+    parts += ["## What it is", "", *markdown_table(("", ""), facts(card)), ""]
     if card.evaluation is not None:
         parts += _evaluation(card.evaluation)
-    parts += ["## How to serve it", "", _SERVE]
+    if published.startswith(HEADING):
+        parts.append(published.partition("\n")[2].lstrip("\n"))
+    else:
+        parts += ["## How to serve it", "", SERVING]
     return "\n".join(parts)
 
 
 def _evaluation(report: EvaluationReport) -> Iterator[str]:
     yield from (f"## What it measured on {report.split}", "")
     yield f"Fingerprint of the data: `{report.dataset_fingerprint}`; its test split was opened {units.times(report.num_test_openings)}."
-    yield from ("", *_table(("metric", "teacher", "this model"), _metrics(report)), "", "Intervals hold 95 %.", "")
-    yield from ("## Gates", "", *_table(("gate", "value", "wanted", ""), _gates(report)), "")
-    yield from ("## Latency", "", *_table(("model", "p50", "p95", "measured"), _latencies(report)), "")
-    yield from ("## Size against the teacher", "", *_table(("", "teacher", "this model", "ratio"), _sizes(report.teacher, report.student)), "")
+    yield from ("", *markdown_table(("metric", "teacher", "this model"), _metrics(report)), "", "Intervals hold 95 %.", "")
+    yield from ("## Gates", "", *markdown_table(("gate", "value", "wanted", ""), _gates(report)), "")
+    yield from ("## Latency", "", *markdown_table(("model", "p50", "p95", "measured"), _latencies(report)), "")
+    yield from (
+        "## Size against the teacher",
+        "",
+        *markdown_table(("", "teacher", "this model", "ratio"), _sizes(report.teacher, report.student)),
+        "",
+    )
 
 
 def _metrics(report: EvaluationReport) -> Iterator[tuple[str, ...]]:
@@ -74,8 +89,13 @@ def _gates(report: EvaluationReport) -> Iterator[tuple[str, ...]]:
 
 def _latencies(report: EvaluationReport) -> Iterator[tuple[str, ...]]:
     for side, model in (("teacher", report.teacher), ("this model", report.student)):
-        for result in model.latency:
-            yield side, f"{result.p50_ms:.3f} ms [{result.ci_ms[0]:.3f}, {result.ci_ms[1]:.3f}]", f"{result.p95_ms:.3f} ms", _conditions(result)
+        yield from ((side, *row) for row in latency_rows(model.latency))
+
+
+def latency_rows(results: Sequence[LatencyResult]) -> Iterator[tuple[str, str, str]]:
+    """p50 with its 95 % interval, p95, and under which conditions."""
+    for result in results:
+        yield f"{result.p50_ms:.3f} ms [{result.ci_ms[0]:.3f}, {result.ci_ms[1]:.3f}]", f"{result.p95_ms:.3f} ms", _conditions(result)
 
 
 def _conditions(result: LatencyResult) -> str:
@@ -97,7 +117,8 @@ def _interval(name: str, metric: MetricValue) -> str:
     return f"{units.value(name, metric.value)} [{units.value(name, metric.ci_low)}, {units.value(name, metric.ci_high)}] (n {metric.n})"
 
 
-def _table(columns: Sequence[str], rows: Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]) -> Iterator[str]:
+def markdown_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """The lines of a table."""
     yield f"| {' | '.join(columns)} |"
     yield f"|{' --- |' * len(columns)}"
     for row in rows:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from foundry_ray import keys
-from foundry_ray.config import PipelineConfig, load_config
+from foundry_ray.config import ExportConfig, PipelineConfig, load_config
 from foundry_ray.runlog import plugin_source_sha256
 from foundry_ray.search.space import load_space
+from foundry_ray.testing import samples
 from foundry_ray.testing.samples import model
 from foundry_ray.types import DatasetRef, ImageSchema, Preprocessing
 
@@ -126,3 +127,10 @@ def test_the_pipeline_with_the_whole_toolbox_has_the_teacher_of_the_other_one() 
     folder = Path(__file__).parents[2] / "examples" / "fashion_mnist"
     plain, toolbox = (load_config(folder / name) for name in ("pipeline.yaml", "toolbox.yaml"))
     assert (toolbox.data, toolbox.task, toolbox.teacher, toolbox.seed) == (plain.data, plain.task, plain.teacher, plain.seed)
+
+
+def test_a_student_that_is_exported_otherwise_is_another_and_one_that_is_not_keeps_its_key() -> None:
+    study, changed = samples.study(), {"export": {"torch_program": True}}
+    key = keys.student(CONFIG, study)
+    assert keys.student(CONFIG.model_copy(update={"export": ExportConfig()}), study) == key
+    assert keys.student(PipelineConfig.model_validate({**CONFIG.model_dump(), **changed}), study) != key

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from foundry_ray.artifacts.manifests import get_json, put_json
-from foundry_ray.compression.recipes import quantized_bits
+from foundry_ray.compression.runtime import is_changed
 from foundry_ray.errors import FoundryError, ResourcesUnavailable, WorkerGroupFailed
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.search.trial.context import Place
@@ -90,7 +90,7 @@ class GangTraining:
     def __init__(self, work: Work, student: Student, place: Place, gang: Gang) -> None:
         self.epoch = epoch_of(work.checkpoint)
         self._work = work
-        self._is_quantized = quantized_bits(student.recipe) != 32
+        self._is_changed = is_changed(student.recipe)
         self._place = place
         self._gang = gang
         self._shape = work.shape
@@ -124,7 +124,7 @@ class GangTraining:
             failed = yield from self._followed(stretch)
             if failed:
                 self._again(failed)
-            elif self._is_quantized:
+            elif self._is_changed:
                 self._judge_as_shipped()
 
     def save(self) -> str:

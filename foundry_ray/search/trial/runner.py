@@ -128,7 +128,7 @@ class TrialRunner:
                     store.delete(own.pop(0))
         curve = training.rows(after=0)
         accuracy = {name: value for name, value in (curve[-1] if curve else trial.values).items() if name in ("accuracy", "val_loss")}
-        return TrainedStudent(model=training.loop.eval_model(), curve=tuple(curve), val_metrics=accuracy)
+        return TrainedStudent(model=training.loop.eval_model(), curve=tuple(curve), val_metrics=accuracy, recipe=student.recipe, notes=student.notes)
 
     def _answered(self, job: Job) -> Iterator[Event]:
         """The events of a job; errors that another process would meet again are events too."""

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Student:
-    """A student before its first step, how it is trained, and what was done to the teacher."""
+    """A student before its first step, how it is trained, and what was done to the teacher; `notes` say how that was settled."""
 
     model: nn.Module
     train: TrainConfig
     recipe: CompressionRecipe
     seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -49,6 +50,7 @@ class Students:
     def __init__(self, context: TrialContext) -> None:
         self._context = context
         self._teacher = teacher_of(context)
+        self._budgets = compression.Budgets(self._teacher, context.given(context.seed), context.calibration)
 
     def make(self, params: Mapping[str, Scalar], seed: int) -> Student:
         """The student that these parameters stand for. Raises RecipeInfeasible, or OutOfRange for hyperparameters that no training takes."""
@@ -58,7 +60,8 @@ class Students:
         train = validate(TrainConfig, {**shared, **hyperparams}, where="trial")
         model = compression.apply_recipe(self._teacher, recipe, context.given(seed), family=context.family)
         set_dropout(model, train.dropout)
-        return Student(model=model, train=train, recipe=recipe, seed=seed)
+        settled = self._budgets.settled(recipe, model)
+        return Student(model=model, train=train, recipe=settled.recipe, seed=seed, notes=settled.notes)
 
 
 def teacher_of(context: TrialContext) -> nn.Module:

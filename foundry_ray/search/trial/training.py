@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from foundry_ray import compression, tasks
-from foundry_ray.compression.recipes import quantized_bits
+from foundry_ray.compression.runtime import is_changed
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, ResourcesUnavailable
 from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.search import memory
@@ -175,7 +175,7 @@ class Training:
 
     def _made(self, student: Student) -> Loop:
         place, shipped = self._place, None
-        if quantized_bits(student.recipe) != 32:
+        if is_changed(student.recipe):
             shipped = self._as_shipped(student)
         engine = TorchEngine(student.model, student.train, device=place.device, accumulation=self._shape.accumulation)
         job = fit_job(place.context, place.arrays, student, self._shape, eval_transform=shipped)

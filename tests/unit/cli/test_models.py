@@ -127,6 +127,15 @@ def test_show_has_the_entry_at_the_top_and_a_tree_of_its_lineage(foundry: Foundr
     assert "not known: it was registered before lineage was kept" in capsys.readouterr().out
 
 
+def test_show_prints_the_card_as_markdown(foundry: Foundry, capsys: Capture) -> None:
+    assert foundry("models", "show", "mnist:1", "--card") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("# mnist:1\n")
+    assert "session = onnxruntime.InferenceSession(" in said
+    assert foundry("models", "show", "mnist:1", "--card", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["card"].strip() == said.strip()
+
+
 def test_a_pulled_folder_has_the_files_and_a_card(foundry: Foundry, tmp_path: Path, capsys: Capture) -> None:
     assert foundry("models", "pull", "mnist:1", tmp_path / "pulled", "--json") == 0
     assert sorted(json.loads(capsys.readouterr().out)["files"]) == ["MODEL_CARD.md", "model.onnx"]

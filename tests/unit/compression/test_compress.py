@@ -41,7 +41,7 @@ def shipped(trained, dataset, images, memory_store, clock, reporter):
 def test_an_int8_student_is_published_with_everything_that_it_needs(shipped, trained, images, memory_store):
     artifact = shipped(weight_bits=8)
     manifest = manifests.load_manifest(memory_store, artifact.artifact.key)
-    assert set(manifest.files) == {"model.onnx", "model.safetensors", "architecture.json", "recipe.json", "signature.json"}
+    assert set(manifest.files) == {"MODEL_CARD.md", "model.onnx", "model.safetensors", "architecture.json", "recipe.json", "signature.json"}
     assert artifact.size_bytes == manifest.files["model.onnx"].size_bytes == len(load_served(memory_store, artifact))
     assert manifest.meta["classes"] == ["zero", "one", "two", "three"]
     assert json.loads(manifests.read_file(memory_store, artifact.artifact.key, "signature.json")) == manifest.meta

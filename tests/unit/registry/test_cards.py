@@ -76,8 +76,22 @@ def test_a_card_warns_of_a_fallen_champion_and_a_report_that_is_gone(store: Memo
     assert "> **Warning:** its report cannot be read" in card_markdown(card)
 
 
+def test_the_card_that_was_published_with_a_model_stands_behind_what_the_registry_knows(store: MemoryStore, tmp_path: Path) -> None:
+    entry = put_version(store, b"one")
+    card = registry.model_card(store, "mnist", keys=SigningKeys())
+    assert registry.published_card(store, entry) == ""
+    published = "# resnet, image_classification\n\n## Licence\n\n- Of the model: MIT\n\n## How to serve it\n\nSo.\n"
+    (tmp_path / "MODEL_CARD.md").write_text(published)
+    write_card(card, tmp_path / "MODEL_CARD.md")
+    text = (tmp_path / "MODEL_CARD.md").read_text()
+    assert text == card_markdown(card, published)
+    assert text.startswith("# mnist:1\n")
+    assert text.index("## Gates") < text.index("- Of the model: MIT") < text.index("So.")
+    assert text.count("## How to serve it") == 1
+
+
 def test_a_recipe_is_told_in_words() -> None:
     assert recipe_in_words(samples.RECIPE) == [
         "shrink: a narrower or shallower network of the teacher's family (depth 1, width 12)",
-        "quantize: weights and activations in fewer bits (bits 8)",
+        "quantize: numbers stored in fewer bits (bits 8)",
     ]
