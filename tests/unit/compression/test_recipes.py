@@ -88,3 +88,10 @@ def test_checking_a_recipe_loads_neither_torch_nor_a_runtime():
     code += "print({'torch', 'ray', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
+
+
+def test_who_learns_from_the_teacher_alone_need_not_say_how_much():
+    alone = {"distil.kind": "none-of-labels"}
+    assert recipe_from_params(alone) == recipe_from_params({**alone, "distil_alpha": 1.0})
+    with pytest.raises(RecipeInfeasible, match="alpha"):
+        recipe_from_params({"distil.kind": "logits"})
