@@ -30,7 +30,8 @@ def teacher_targets(
 ) -> np.ndarray:
     """The teacher's logits of every sample in every view, float16 of shape (V, N, C); of several teachers (V, N, K, C).
 
-    Each teacher's own are kept, because their probabilities are averaged at a temperature that is the recipe's.
+    Where nothing is augmented all views are alike, and there is one. Each teacher's own are kept, because their probabilities are averaged at a
+    temperature that is the recipe's.
 
     Runs on the teacher's device, in bf16 where that is native: the targets are softened and stored in half precision anyway.
 
@@ -56,7 +57,7 @@ def teacher_targets(
         answers = [_one_view(one, inputs_N, augment=augment, view=view, seed=seed, batch_size=batch_size) for one in ready]
         result.append(answers[0] if isinstance(teacher, nn.Module) else np.stack(answers, axis=1))
         reporter.progress(view + 1, num_distinct, "teacher targets")
-    return np.stack(result * (views // num_distinct))
+    return np.stack(result)
 
 
 def _one_view(teacher: nn.Module, inputs_N: Tensor, *, augment: Sequence[str], view: int, seed: int, batch_size: int) -> np.ndarray:
