@@ -1,7 +1,7 @@
 """Which claims hold: results against targets, one table, exit code 1 where one does not hold or was never measured.
 
 python -m benchmarks.claims            print the table
-python -m benchmarks.claims --readme   and write it into README.md, and what the joint sweep and the winner are with it
+python -m benchmarks.claims --readme   and write it into README.md, and what the joint sweep, the winner and the table of techniques are with it
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
+from benchmarks import compress_rows
 from benchmarks.record import RESULTS, ROOT
 
 _CLAIMS, _SWEEP = ("<!-- claims: written by `make claims` -->", "<!-- /claims -->"), ("<!-- sweep: written by `make claims` -->", "<!-- /sweep -->")
 _WINNER = ("<!-- winner: written by `make claims` -->", "<!-- /winner -->")
+_TECHNIQUES = ("<!-- techniques: written by `make claims` -->", "<!-- /techniques -->")
 
 
 def rows(targets: Path, results: Path) -> list[tuple[str, str, str, str, bool]]:
@@ -102,6 +104,9 @@ def main() -> None:
         write_between(ROOT / "README.md", _SWEEP, sweep(json.loads((RESULTS / "joint_sweep_minutes.json").read_text())))
         if (RESULTS / "winner_accuracy.json").is_file():
             write_between(ROOT / "README.md", _WINNER, winner(json.loads((RESULTS / "winner_accuracy.json").read_text())))
+        techniques = RESULTS / f"{compress_rows.RESULT}.json"
+        if techniques.is_file():
+            write_between(ROOT / "README.md", _TECHNIQUES, compress_rows.markdown(json.loads(techniques.read_text())))
     sys.exit(0 if all(row[-1] for row in table) else 1)
 
 
