@@ -110,9 +110,9 @@ def _int8(by_arm: Mapping[str, Sequence[Row]], num_seeds: int) -> Claim:
 
 
 def _distilled(by_arm: Mapping[str, Sequence[Row]], num_seeds: int) -> list[Claim]:
-    """With and without a teacher: the same fresh student, rows and number of steps."""
+    """With and without a teacher: the same student before its first step, rows and number of steps."""
     found, ratio = [], min(row.before_params / row.num_params for row in by_arm[ALL])
-    student = f"a {ratio:.1f}x smaller student from fresh weights, distilled minus not distilled"
+    student = f"a {ratio:.1f}x smaller student, distilled minus not distilled"
     for name, labels, arm in (
         ("compress_fashion_distilled_bound", "all labels", ALL),
         ("compress_fashion_distilled_tenth_points", f"{LABELLED_RATIO:.0%} of the labels, the rest unlabelled", TENTH),
