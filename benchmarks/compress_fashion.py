@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import time
@@ -50,7 +51,7 @@ _SEEDS = (0, 1, 2, 3, 4)
 _NUM_TEACHERS = 3
 _HELD_BACK_RATIO = 1 / 54
 _AUGMENT = ("flip", "shift")
-_QUICK_ROWS, _QUICK_VAL_ROWS = 2_560, 500
+_QUICK: Mapping[str, Scalar] = {"epochs": 1, "batch_size": 16}
 _TRAIN = TrainConfig(batch_size=128, optimizer="adamw", lr=3e-3, weight_decay=0.05, label_smoothing=0.1, schedule="one_cycle")
 """As the example trains its teacher; arms say what they do otherwise."""
 _LARGE, _LARGE_EPOCHS = ModelConfig(family="resnet", width=40, depth=2), 10
@@ -111,7 +112,7 @@ def made(name: str, seed: int, teacher: fashion.Teacher, *, is_quick: bool) -> R
     if name == MILLION:
         subject, arm = _of_a_million(seed, teacher, is_quick=is_quick), _STUDENT_OF_MILLION
     else:
-        subject, arm = _subject(teacher, is_quick=is_quick), _ARMS[name]
+        subject, arm = _subject(teacher), _ARMS[name]
     artifact, accuracy, size_bytes = _student(arm, seed, subject, is_quick=is_quick)
     return Row(
         arm=name,
@@ -128,24 +129,19 @@ def made(name: str, seed: int, teacher: fashion.Teacher, *, is_quick: bool) -> R
     )
 
 
-def _subject(teacher: fashion.Teacher, *, is_quick: bool) -> Subject:
+def _subject(teacher: fashion.Teacher) -> Subject:
     """A teacher of the example and its rows, read and judged once per process."""
-    if teacher.model.artifact.sha256 not in _subjects:
-        _subjects[teacher.model.artifact.sha256] = _read(teacher, is_quick=is_quick)
-    return _subjects[teacher.model.artifact.sha256]
-
-
-def _read(teacher: fashion.Teacher, *, is_quick: bool) -> Subject:
-    store = LocalStore(Path(teacher.store.removeprefix("file://")))
-    train, val = (data.load_split(teacher.dataset, name, store=store) for name in ("train", "val"))
-    if is_quick:
-        train, val = _first(train, _QUICK_ROWS), _first(val, _QUICK_VAL_ROWS)
-    return _judged(teacher.model, store, train, val)
+    name = teacher.model.artifact.sha256
+    if name not in _subjects:
+        store = LocalStore(Path(teacher.store.removeprefix("file://")))
+        train, val = (data.load_split(teacher.dataset, split, store=store) for split in ("train", "val"))
+        _subjects[name] = _judged(teacher.model, store, train, val)
+    return _subjects[name]
 
 
 def _of_a_million(seed: int, teacher: fashion.Teacher, *, is_quick: bool) -> Subject:
     """A larger teacher on the same rows: trained, and kept so that an interrupted run finds it."""
-    given, folder = _subject(teacher, is_quick=is_quick), _folder(is_quick=is_quick) / f"{MILLION}-{seed}"
+    given, folder = _subject(teacher), _folder(is_quick=is_quick) / f"{MILLION}-{seed}"
     store, note = LocalStore(folder), folder / "artifact.json"
     if note.exists():
         artifact = from_json(ModelArtifact, json.loads(note.read_text()), what="the larger teacher")
@@ -179,7 +175,7 @@ def _compressed(arm: Arm, seed: int, model: nn.Module, subject: Subject, store: 
     """The one call that all is about."""
     recipe = dict(arm.recipe)
     if is_quick and arm.is_trained:
-        recipe["epochs"] = max(1, int(recipe["epochs"]) // 8)
+        recipe |= _QUICK
     if "weight_bits" in recipe and not recipe.get("quantize.qat"):
         recipe["quantize.calibration_seed"] = seed
     rows = _rows(subject.train, arm, seed)
@@ -220,10 +216,6 @@ def _taken(split: Split, rows: np.ndarray) -> Split:
     """Some rows, in the order of the split."""
     places = np.sort(rows)
     return Split(inputs_N=split.inputs_N[places], labels_N=split.labels_N[places])
-
-
-def _first(split: Split, num_rows: int) -> Split:
-    return Split(inputs_N=split.inputs_N[:num_rows], labels_N=split.labels_N[:num_rows])
 
 
 def _folder(*, is_quick: bool) -> Path:
@@ -268,16 +260,15 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="one seed, few rows, no results")
     options = parser.parse_args(arguments)
-    log = _folder(is_quick=options.quick) / "rows.jsonl"
     if options.quick:
-        log.unlink(missing_ok=True)
-    for claim in claims(_measured(log, is_quick=options.quick)):
+        shutil.rmtree(_folder(is_quick=True))
+    folder = _folder(is_quick=options.quick)
+    for claim in claims(_measured(folder / "rows.jsonl", is_quick=options.quick)):
         if options.quick:
             print(f"{claim.name}: {claim.value:.4g} {claim.unit}", flush=True)
         else:
             claim.write()
-    if not options.quick:
-        log.unlink()
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
