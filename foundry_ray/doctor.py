@@ -37,6 +37,7 @@ def _findings(settings: Settings, pipeline: Path | None, store: str | None) -> I
         yield _package(name, f'pip install "foundry-ray[{extra}]" ({use})', is_optional=True)
     yield _home(settings)
     yield _memory()
+    yield _int8()
     config = None
     if pipeline is not None:
         try:
@@ -74,6 +75,14 @@ def _memory() -> Finding:
     return Finding(
         name="machine", is_ok=size >= 4 << 30, detail=f"{os.cpu_count()} cores, {size / (1 << 30):.0f} GiB", fix="a run needs 4 GiB of memory"
     )
+
+
+def _int8() -> Finding:
+    from foundry_ray.inference import cpu_name, has_exact_int8
+
+    cpu = cpu_name()
+    fix = "sums of int8 products saturate on this CPU: evaluate int8 students on it before they serve from it, or use `weight_bits: 16`"
+    return Finding(name="int8", is_ok=has_exact_int8(cpu), detail=cpu, fix=fix, is_optional=True)
 
 
 def _store(chosen: StoreConfig, settings: Settings) -> Finding:

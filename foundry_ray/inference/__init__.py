@@ -5,7 +5,7 @@ measure (evaluation), how requests arrive (serving). Importing this package load
 """
 
 from foundry_ray.inference.graph import graph_sha256
-from foundry_ray.inference.hardware import cpu_name, device_name
+from foundry_ray.inference.hardware import cpu_name, device_name, has_exact_int8
 from foundry_ray.inference.predicting import load_served, predict, predict_files, run_batched
 from foundry_ray.inference.runtimes import (
     Runtime,
@@ -26,6 +26,7 @@ __all__ = [
     "cpu_name",
     "device_name",
     "graph_sha256",
+    "has_exact_int8",
     "load_served",
     "open_choice",
     "open_runtime",

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 _INT8_ISA = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimd")
+_DOT_PRODUCTS = ("amx_int8", "avx512_vnni", "avx_vnni")
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
@@ -21,6 +22,16 @@ def cpu_name() -> str:
             flags = value
             break
     return f"{model} ({' '.join(name for name in _INT8_ISA if name in flags.split())})"
+
+
+def has_exact_int8(cpu: str) -> bool:
+    """Whether a CPU, as `cpu_name` tells it, adds products of int8 without loss.
+
+    An x86 processor without dot products of int8 adds pairs of unsigned by signed products in 16 bits, where two large ones saturate: a file that
+    was right elsewhere may answer otherwise on it (onnxruntime issue 5849).
+    """
+    names = cpu.rpartition("(")[2].rstrip(")").split()
+    return "avx2" not in names or any(name in names for name in _DOT_PRODUCTS)
 
 
 def device_name(device: str) -> str:
