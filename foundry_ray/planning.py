@@ -82,7 +82,7 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
     """
     from foundry_ray.evaluation import check_gates
     from foundry_ray.runtime import local_head
-    from foundry_ray.search.checks import check_imported, check_place
+    from foundry_ray.search.checks import check_imported, check_place, check_runtimes, check_trials
     from foundry_ray.search.space import load_space
     from foundry_ray.training.checks import check_adversarial, check_machine
 
@@ -93,7 +93,9 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         if config.serve.enabled and until is None:
             images_only(schema, what="serving", hint="set `serve.enabled: false`: `foundry predict` answers about texts.")
         check_adversarial(config.student.adversarial, has_images=schema.kind == "images")
-        check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
+        space = load_space(config.search.space, config.search)
+        check_imported(space, config.teacher.model, where=config.search.space)
+        check_trials(space, config, schema)
     head = _local_head(config.cluster, settings)
     if head is not None:
         is_running = local_head.status(settings) is not None
@@ -101,6 +103,7 @@ def check_run(config: PipelineConfig, schema: Schema, settings: Settings, *, unt
         check_machine(config.teacher, num_cpus=None if is_running else num_cpus)
         if _searches(until):
             check_place(config.search, num_cpus=None if is_running else num_cpus, num_gpus=head.num_gpus)
+            check_runtimes(space, where=config.search.space)
 
 
 def _local_head(cluster: str, settings: Settings) -> HeadOptions | None:

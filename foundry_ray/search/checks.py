@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from foundry_ray.compression import recipe_from_params
-from foundry_ray.config import ModelConfig, PipelineConfig, SearchConfig
-from foundry_ray.errors import ConfigError, OutOfRange, SearchSpaceError
+from foundry_ray.compression import recipe_from_params, refuse_many_workers, runtime_of, source_of
+from foundry_ray.config import ModelConfig, PipelineConfig, SearchConfig, TrainConfig, validate
+from foundry_ray.errors import ConfigError, OutOfRange, RecipeInfeasible, SearchSpaceError
+from foundry_ray.inference import check_runtime
 from foundry_ray.models.sizes import UNSIZED
 from foundry_ray.plugins import IMPORT
+from foundry_ray.protocols import Given
 from foundry_ray.search import points
 from foundry_ray.search.policy import parse_policy
 from foundry_ray.search.samplers import check_sampler
 from foundry_ray.search.schedulers import check_scheduler
 from foundry_ray.search.space import load_space
-from foundry_ray.types import Scalar, SearchSpace
+from foundry_ray.types import Scalar, Schema, SearchSpace
 
 
 def check_search(config: PipelineConfig) -> SearchSpace:
@@ -65,6 +67,36 @@ def check_imported(space: SearchSpace, model: ModelConfig, *, where: str) -> Non
             raise SearchSpaceError(
                 message, hint=f"take {names} out of the space; `prune_ratio`, `weight_bits` and `distil_alpha` need no family.", param=kind
             )
+
+
+def check_trials(space: SearchSpace, config: PipelineConfig, schema: Schema) -> None:
+    """See that what a space asks of a training goes with the data, with the section `student`, and with the workers of a trial.
+
+    Raises:
+        OutOfRange: Token ids are to be mixed.
+        RecipeInfeasible: The student's average teaches and there is none, or several workers would do what one process does.
+    """
+    from foundry_ray.training.mixing import check_mixing
+
+    has_images, given = schema.kind == "images", Given(schema=schema, task=config.task)
+    for point in points.probes(space):
+        hyperparams, recipe = recipe_from_params(point)
+        check_mixing(validate(TrainConfig, dict(hyperparams), where=config.search.space), has_images=has_images, is_continuous=has_images)
+        refuse_many_workers(recipe, given, num_workers=config.search.trial.workers)
+        if source_of(recipe.step("distil")) == "average" and not hyperparams.get("ema_decay", config.student.ema_decay):
+            message = f"{config.search.space}: recipe step distil lets the student's average teach, and ema_decay is 0, wanted more."
+            raise RecipeInfeasible(message, hint="set `student.ema_decay`, or take `distil.kind: self` out.", recipe="distil", reason="no average")
+
+
+def check_runtimes(space: SearchSpace, *, where: str) -> None:
+    """See that this machine, which measures, can run some student of a space. Raises ConfigError with the command that mends it."""
+    refused: dict[str, str] = {}
+    for choice in dict.fromkeys(runtime_of(recipe_from_params(point)[1]) for point in points.probes(space)):
+        try:
+            return check_runtime(choice.name, choice.precision)
+        except ConfigError as error:
+            refused[error.message] = error.hint
+    raise ConfigError(f"{where}: no student can be measured here: {' '.join(refused)}", hint=" ".join(refused.values()))
 
 
 def check_place(search: SearchConfig, *, num_cpus: int | None, num_gpus: int | None) -> None:

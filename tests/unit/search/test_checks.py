@@ -6,7 +6,8 @@ import pytest
 
 from foundry_ray.config import PipelineConfig
 from foundry_ray.errors import ConfigError, FoundryError, OutOfRange, SearchSpaceError
-from foundry_ray.search.checks import check_imported, check_search, check_students
+from foundry_ray.search.checks import check_imported, check_runtimes, check_search, check_students, check_trials
+from foundry_ray.types import ImageSchema, Schema, TokenSchema
 
 IMPORTED = "import:somewhere:make"
 
@@ -83,3 +84,43 @@ def test_a_policy_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     config = _config(tmp_path, "params: {lr: {float: [0.1, 1]}}", search={"choose": "the nicest"})
     with pytest.raises(ConfigError):
         check_search(config)
+
+
+IMAGES = ImageSchema(channels=1, height=8, width=8, dtype="uint8", classes=("a", "b"))
+TOKENS = TokenSchema(length=8, vocab_size=90, has_labels=True, classes=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("space", "fields", "schema", "message"),
+    [
+        ("{mixup_alpha: {float: [0.1, 0.4]}}", {}, TOKENS, "train.mixup_alpha is 0.1, but the data set has no inputs that are values"),
+        ("{cutmix_alpha: {float: [0.1, 0.4]}}", {}, TOKENS, "the data set has no images"),
+        ("{distil_alpha: {float: [0.1, 0.4]}, distil.kind: {choice: [logits, self]}}", {"student": {"ema_decay": 0}}, IMAGES, "ema_decay is 0"),
+        ("{sparsify.ratio: {float: [0.1, 0.4]}}", {"search": {"trial": {"workers": 2}}}, IMAGES, "but 2 workers train a trial"),
+        ("{weight_bits: {choice: [8]}, quantize.qat: {choice: [true]}}", {"search": {"trial": {"workers": 2}}}, IMAGES, "simulated int8"),
+    ],
+)
+def test_trainings_that_cannot_be_are_refused_before_there_is_a_teacher(
+    tmp_path: Path, space: str, fields: dict[str, dict[str, object]], schema: Schema, message: str
+) -> None:
+    config = _config(tmp_path, f"params: {space}")
+    asked = PipelineConfig.model_validate({**config.model_dump(mode="json"), **{name: _with(config, name, more) for name, more in fields.items()}})
+    check_trials(check_search(config), config, IMAGES if schema is TOKENS else schema)
+    with pytest.raises(FoundryError) as caught:
+        check_trials(check_search(asked), asked, schema)
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def _with(config: PipelineConfig, section: str, more: dict[str, object]) -> dict[str, object]:
+    return {**getattr(config, section).model_dump(mode="json"), **more}
+
+
+def test_a_space_of_runtimes_that_are_not_here_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    beside = _config(tmp_path, "params: {runtime: {choice: [tensorrt, onnxruntime]}, runtime_threads: {choice: [1]}}")
+    check_runtimes(check_search(beside), where="mine.yaml")
+    alone = _config(tmp_path, "params: {runtime: {choice: [tensorrt]}, runtime_threads: {choice: [1, 2]}}")
+    with pytest.raises(ConfigError, match=r"mine.yaml: no student can be measured here: runtime tensorrt needs onnxruntime with") as caught:
+        check_runtimes(check_search(alone), where="mine.yaml")
+    assert "pip install onnxruntime-gpu" in caught.value.hint
