@@ -7,6 +7,7 @@ and `name_nodes` turns that into the node's name before the notes are dropped.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     import onnx
 
 TABLE = "Gather"
+ADDED = "Add"
 RECURRENT = ("LSTM", "GRU", "RNN")
-STORED_ONLY = (TABLE, *RECURRENT)
+STORED_ONLY = (TABLE, ADDED, *RECURRENT)
 """Their weights are stored as integers and computed with in fp32, in every scheme."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _WEIGHT = "weight"
+_LARGE = 1024
+"""Numbers of an added matrix from which on it is a layer: a position's vectors are, a bias is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,7 @@ class Layer:
 
     Attributes:
         name: Of its module; of its output where no module is known. Layers that share a module share the name.
-        op_type: Conv, Gemm, MatMul, Gather (a table of rows) or a recurrent one.
+        op_type: Conv, Gemm, MatMul, Gather (a table of rows), Add (a matrix that is added to an activation, such as positions) or a recurrent one.
         source: The activation that it reads.
         output: The tensor that it writes, unlike any other's.
         weights: Its initializers, biases not among them.
@@ -48,9 +52,10 @@ class Layer:
 def layers(graph: onnx.GraphProto) -> list[Layer]:
     """All layers, in the order in which they act."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    found = ((node, _held(node, tensors)) for node in graph.node)
+    traced = is_traced(graph)
+    found = ((node, _held(node, tensors, is_traced=traced)) for node in graph.node)
     return [
-        Layer(name=_name(node, held), op_type=node.op_type, source=_source(node), output=node.output[0], weights=held, axis=_axis(node))
+        Layer(name=_name(node, held), op_type=node.op_type, source=_source(node, held), output=node.output[0], weights=held, axis=_axis(node))
         for node, held in found
         if held
     ]
@@ -92,9 +97,13 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
 
 
-def _held(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> tuple[str, ...]:
-    """Initializers that are a layer's weights; none where the node is no layer that is known here."""
-    from onnx import TensorProto
+def _held(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], *, is_traced: bool) -> tuple[str, ...]:
+    """Initializers that are a layer's weights; none where the node is no layer that is known here.
+
+    An added matrix is one in a traced graph alone, where it is a parameter by name and can be rounded in training as well.
+    """
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
 
     def _is_weight(position: int, *, dims: int | None = None) -> bool:
         tensor = tensors.get(node.input[position]) if len(node.input) > position else None
@@ -110,6 +119,10 @@ def _held(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto]) -> tuple[s
         return (node.input[0],)
     if node.op_type in RECURRENT and _is_weight(1) and _is_weight(2):
         return (node.input[1], node.input[2])
+    if node.op_type == ADDED and is_traced:
+        matrices = [tensors[name] for place, name in enumerate(node.input) if _is_weight(place, dims=2)]
+        if len(matrices) == 1 and math.prod(matrices[0].dims) >= _LARGE and np.isfinite(numpy_helper.to_array(matrices[0])).all():
+            return (matrices[0].name,)
     return ()
 
 
@@ -119,8 +132,8 @@ def _is_plain(gemm: onnx.NodeProto) -> bool:
     return not found.get("transA", 0) and found.get("alpha", 1.0) == 1.0 and found.get("beta", 1.0) == 1.0
 
 
-def _source(node: onnx.NodeProto) -> str:
-    return str(node.input[1] if node.op_type == TABLE else node.input[0])
+def _source(node: onnx.NodeProto, held: tuple[str, ...]) -> str:
+    return str(next(name for name in node.input if name not in held))
 
 
 def _axis(node: onnx.NodeProto) -> int:
@@ -132,5 +145,7 @@ def _axis(node: onnx.NodeProto) -> int:
 def _name(node: onnx.NodeProto, held: tuple[str, ...]) -> str:
     if node.name:
         return str(node.name).partition("/")[0]
+    if node.op_type == ADDED:
+        return held[0]
     module, _, parameter = held[0].rpartition(".")
     return module if parameter.startswith(_WEIGHT) else str(node.output[0])

@@ -91,7 +91,7 @@ class GraphPass:
         model: Whose forward this stands in for.
         traced: Its graph.
         ranges: Know how to round.
-        weighted: Modules with int8 weights.
+        weighted: Modules with int8 weights, and matrices that are added.
     """
 
     def __init__(self, model: nn.Module, traced: TracedGraph, ranges: Rounds, weighted: frozenset[str]) -> None:
@@ -112,6 +112,8 @@ class _Interpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
+        if n.op == "get_attr" and n.name in self._owner.weighted:
+            value = rounded_rows(value)
         traced = self._owner.traced
         name = traced.conv_of.get(n.name, n.name)
         if name in self._stored and n.name not in self._folded:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from foundry_ray.compression import integers
-from foundry_ray.compression.onnx_layers import RECURRENT, TABLE, Layer, layers
+from foundry_ray.compression.onnx_layers import ADDED, RECURRENT, TABLE, Layer, layers
 from foundry_ray.compression.rewriting import MICROSOFT, Rewriter
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def write_layers(model: onnx.ModelProto, kept: frozenset[str], write: LayerWrite
 
 
 def store_int8(writer: Rewriter, node: onnx.NodeProto, layer: Layer) -> None:
-    """A layer with int8 weights and a scale per output channel, or per row of a table or of a recurrent matrix."""
+    """A layer with int8 weights and a scale per output channel, or per row of a table, of an added or of a recurrent matrix."""
     if layer.op_type == TABLE:
         _store_table(writer, node)
         return
@@ -67,10 +67,10 @@ def _store_table(writer: Rewriter, node: onnx.NodeProto) -> None:
 
 
 def store_int4(group: int) -> LayerWriter:
-    """A layer with 4-bit weights and a scale for each `group` neighbours of an output channel; recurrent layers take int8."""
+    """A layer with 4-bit weights and a scale for each `group` neighbours of an output channel; recurrent layers and added matrices take int8."""
 
     def _write(writer: Rewriter, node: onnx.NodeProto, layer: Layer) -> None:
-        if layer.op_type in RECURRENT:
+        if layer.op_type in (ADDED, *RECURRENT):
             store_int8(writer, node, layer)
         elif layer.op_type in ("MatMul", "Gemm"):
             _store_matrix_int4(writer, node, layer, group)

@@ -118,6 +118,23 @@ def test_models_of_tokens_answer_as_their_files_too(family):
     assert np.abs(trained - plain).max() > 0
 
 
+def test_positions_are_rounded_in_training_as_the_file_rounds_them():
+    text = TokenSchema(length=64, vocab_size=40, classes=("a", "b"))
+    torch.manual_seed(0)
+    model = models.get("transformer").build(text, {"width": 16, "depth": 1, "heads": 2})
+    with torch.no_grad():
+        model.positions.mul_(torch.linspace(1, 400, 16))  # a row of such a spread loses most of its small numbers
+    tokens = torch.randint(1, 40, (16, 64), generator=torch.Generator().manual_seed(0))
+    made = simulated(model, text, tokens)
+    with torch.no_grad():
+        answers = made(tokens).numpy()
+        made.positions.copy_(rounded_rows(made.positions))
+        again = made(tokens).numpy()
+    shipped = open_runtime(served(made, recipe(), text, tokens[:1].numpy())).run(tokens.numpy())
+    np.testing.assert_allclose(answers, again, rtol=1e-4, atol=1e-5)
+    assert np.abs(answers - shipped).max() / np.ptp(shipped) < PARITY
+
+
 def test_a_model_that_cannot_be_traced_is_simulated_layer_by_layer():
     class Text(nn.Module):
         def __init__(self):

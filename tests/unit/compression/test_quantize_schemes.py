@@ -210,6 +210,28 @@ def test_an_encoder_in_dynamic_int8_is_a_quarter_with_its_vocabulary():
     assert weight_bytes(to_onnx(model, wide)) / weight_bytes(data) >= 3.8
 
 
+@pytest.mark.parametrize("scheme", ["static", "dynamic", "int8 weights", "int4 weights"])
+def test_positions_are_stored_in_int8_and_restored_a_row_at_a_time(scheme):
+    long = TokenSchema(length=96, vocab_size=50, classes=("a", "b", "c"))
+    model = models.get("transformer").build(long, {"width": 16, "depth": 1, "heads": 2}).eval()
+    graph = onnx.load_model_from_string(served(model, recipe(**SCHEMES[scheme]), long, tokens(8).repeat(8, axis=1))).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    values, scale = per_row(model.positions.detach().numpy())
+    np.testing.assert_array_equal(stored["positions/q"], values)
+    np.testing.assert_allclose(stored["positions/scale"], scale, rtol=1e-6)
+    assert not any(array.dtype == np.float32 and array.size >= values.size for array in stored.values())
+
+
+def test_positions_can_be_kept_and_a_mask_that_is_added_stays_as_it_is():
+    long = TokenSchema(length=96, vocab_size=50, classes=("a", "b", "c"))
+    model = models.get("transformer").build(long, {"width": 16, "depth": 1, "heads": 2}).eval()
+    whole = onnx.load_model_from_string(served(model, recipe(bits=8, keep="positions"), long, tokens(8).repeat(8, axis=1))).graph
+    assert {tensor.name: tensor.data_type for tensor in whole.initializer}["positions"] == TensorProto.FLOAT
+    nodes = [helper.make_node("Add", ["x", "mask"], ["y"])]
+    mask = numpy_helper.from_array(np.triu(np.full((64, 64), -np.inf, np.float32), 1), "mask")
+    assert layers(helper.make_graph(nodes, "g", [], [], [mask])) == []
+
+
 class Attends(nn.Module):
     """For torch's exporter: attention, gelu, and a recurrent layer."""
 
