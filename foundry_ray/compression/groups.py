@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from foundry_ray.compression.dependencies import Dependencies
@@ -49,7 +50,7 @@ class Coupling:
     """Channels that can only be cut together.
 
     Attributes:
-        name: Of the layer that makes them; of the one that reads them, where they are heads.
+        name: Of the layer that makes them; where they are heads, of the one that reads them and `:heads`. No other coupling of a model has it.
         members: The layers with parameters that lose something with each channel, the root first.
         units_UM: The channels of each unit.
         is_heads: A unit is a head of an attention.
@@ -137,7 +138,8 @@ class Couplings:
             units_UM = torch.arange(width).reshape(blocks if width % blocks == 0 else 1, -1).T
         root = group[0].dep.target.module
         makers = [member.name for member in members if member.role == "makes"]
-        name = self._names.get(root, type(root).__name__) if num_heads or not makers else makers[0]
+        reader = self._names.get(root, type(root).__name__)
+        name = f"{reader}:heads" if num_heads else makers[0] if makers else reader
         return Coupling(
             name=name,
             members=members,
@@ -201,6 +203,9 @@ class Couplings:
             return "a layer reads them in groups, among others"
         if not group.is_followed or any(len(set(Counter(member.roots).values())) > 1 for member in members):
             return "which of them a layer reads cannot be followed"
+        computed = next((member.name for member in members if is_parametrized(member.layer)), "")
+        if computed:
+            return f"a tensor of {computed} is computed from others (torch.nn.utils.parametrize)"
         if any(isinstance(member.layer, nn.MultiheadAttention) for member in members):
             return "they pass an attention whose heads have to share their width"
         return self._unlike_shared(members)

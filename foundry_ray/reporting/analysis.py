@@ -97,7 +97,7 @@ def _units(group: GroupFacts) -> str:
 def _coupled(group: GroupFacts) -> str:
     if group.kept_because:
         return f"stays whole: {group.kept_because}"
-    others = [_short(name) for name in group.layers if name != group.name]
+    others = [_short(name) for name in group.layers if name != group.name.partition(":")[0]]
     return ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
 
 

@@ -30,7 +30,7 @@ class GroupFacts:
     """Channels that can only be cut together.
 
     Attributes:
-        name: The layer that makes them, or that reads the heads.
+        name: The layer that makes them, or the one that reads the heads and `:heads`.
         layers: All that lose something with each channel.
         num_channels: Channels.
         num_units: What goes as one: a channel, a channel of each block, a head.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from foundry_ray.compression import cost
 from foundry_ray.compression.cutting import cut_one
@@ -75,10 +76,10 @@ def deafen(coupling, units) -> None:
     ("name", "coupling_name"),
     [
         ("encoder", "encoder.layers.1.linear1"),
-        ("encoder", "encoder.layers.1.self_attn.out"),
+        ("encoder", "encoder.layers.1.self_attn.out:heads"),
         ("bert", "bert.encoder.layer.0.intermediate.dense"),
-        ("bert", "bert.encoder.layer.2.attention.output.dense"),
-        ("fused", "out"),
+        ("bert", "bert.encoder.layer.2.attention.output.dense:heads"),
+        ("fused", "out:heads"),
         ("lstm", "rnn"),
         ("gru", "rnn"),
         ("lstm, two layers, both directions", "rnn"),
@@ -211,6 +212,12 @@ class Untraceable(OnlyHead):
 def test_a_model_that_has_nothing_to_lose_is_refused_with_the_reason(model, params, why):
     with pytest.raises(RecipeInfeasible, match=why):
         pruned(model, Given(schema=IMAGES), **params)
+
+
+def test_weights_that_are_computed_from_others_are_not_cut(schema):
+    layers = [weight_norm(nn.Conv2d(1, 16, 3)), nn.ReLU(), weight_norm(nn.Conv2d(16, 16, 3)), nn.Flatten(), nn.Linear(16 * 144, 4)]
+    with pytest.raises(RecipeInfeasible, match=r"a tensor of 0 is computed from others \(torch.nn.utils.parametrize\)"):
+        pruned(nn.Sequential(*layers), Given(schema=schema), ratio=0.5)
 
 
 def test_a_graph_that_cannot_be_followed_is_refused_with_its_reason():
