@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Emit = Callable[["GraphWriter", "fx.Node", str], None]
 MODULES: dict[str, Callable[[GraphWriter, fx.Node, str, Any], None]] = {}
 FUNCTIONS: dict[str, Emit] = {}
+_OF_ANY_DTYPE = frozenset(("contiguous", "eq", "flatten", "float", "ne", "take", "transpose", "type_as", "unflatten", "unsqueeze"))
+"""The rules of all other functions write nodes, and constants beside them, of floats alone."""
 
 
 class Unsupported(Exception):
@@ -54,6 +56,12 @@ class GraphWriter:
         shape = node.meta.get("shape")
         return unknown if shape is None else len(shape)
 
+    def is_float(self, node: fx.Node) -> bool:
+        """Whether a traced node gives floats, as far as `note_shapes` found out."""
+        import torch
+
+        return node.meta.get("dtype", torch.float32) == torch.float32
+
     def integers(self, name: str, values: Sequence[int]) -> str:
         """Keep whole numbers (axes, a shape) in the file; returns their name."""
         import torch
@@ -85,6 +93,8 @@ class GraphWriter:
             name = operator_name(node)
             if name not in FUNCTIONS:
                 raise Unsupported(name)
+            if name not in _OF_ANY_DTYPE and not all(map(self.is_float, node.all_input_nodes)):
+                raise Unsupported(f"{name} of something else than floats")
             FUNCTIONS[name](self, node, node.name)
 
 
@@ -231,9 +241,19 @@ def _relu(writer: GraphWriter, node: fx.Node, out: str) -> None:
     writer.emit("Relu", [source_of(node)], out)
 
 
-@function_rule("float", "contiguous")
+@function_rule("contiguous")
 def _identity(writer: GraphWriter, node: fx.Node, out: str) -> None:
     writer.emit("Identity", [source_of(node)], out)
+
+
+@function_rule("float")
+def _float(writer: GraphWriter, node: fx.Node, out: str) -> None:
+    from onnx import TensorProto
+
+    if writer.is_float(node.all_input_nodes[0]):
+        writer.emit("Identity", [source_of(node)], out)
+    else:
+        writer.emit("Cast", [source_of(node)], out, to=TensorProto.FLOAT)
 
 
 @function_rule("adaptive_avg_pool2d")

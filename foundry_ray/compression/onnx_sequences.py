@@ -147,6 +147,8 @@ def _type_as(writer: GraphWriter, node: fx.Node, out: str) -> None:
     """All floats of a file are fp32."""
     from onnx import TensorProto
 
+    if not writer.is_float(node):
+        raise Unsupported("a cast to whole numbers")
     writer.emit("Cast", [source_of(node)], out, to=TensorProto.FLOAT)
 
 
@@ -156,7 +158,9 @@ def _compare(writer: GraphWriter, node: fx.Node, out: str) -> None:
     if not isinstance(other, int):
         raise Unsupported("a comparison with something else than a whole number")
     name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
-    writer.emit("Equal", [source_of(node), writer.integers(f"{out}/number", [other])], out if name == "eq" else f"{out}/equal")
+    is_float = writer.is_float(node.all_input_nodes[0])
+    number = writer.operand(other, f"{out}/number") if is_float else writer.integers(f"{out}/number", [other])
+    writer.emit("Equal", [source_of(node), number], out if name == "eq" else f"{out}/equal")
     if name != "eq":
         writer.emit("Not", [f"{out}/equal"], out)
 

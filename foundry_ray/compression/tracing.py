@@ -70,7 +70,7 @@ def blank(model: nn.Module, schema: Schema, *, num_rows: int = 1) -> Tensor:
 
 
 def note_shapes(traced: fx.GraphModule, schema: Schema) -> None:
-    """Write the shape that each node gives into its notes, by one pass of two blank rows."""
+    """Write the shape and the dtype that each node gives into its notes, by one pass of two blank rows."""
     import torch
     from torch import Tensor, fx
 
@@ -78,7 +78,7 @@ def note_shapes(traced: fx.GraphModule, schema: Schema) -> None:
         def run_node(self, n: fx.Node) -> object:
             value = super().run_node(n)
             if isinstance(value, Tensor):
-                n.meta["shape"] = tuple(value.shape)
+                n.meta |= {"shape": tuple(value.shape), "dtype": value.dtype}
             return value
 
     with torch.inference_mode():

@@ -87,6 +87,39 @@ def test_a_file_of_tokens_has_a_free_batch_and_a_fixed_length() -> None:
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.initializer)
 
 
+class Numbering(nn.Module):
+    """Computes with whole numbers and booleans: none of the rules does, so torch's exporter has to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(70, 4), nn.Linear(4, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        is_there = ids != 0
+        return self.head(self.embed((ids + 1) * is_there.type_as(ids)).mean(1)) / (is_there.sum(1).unsqueeze(1) + 1)
+
+
+class Blank(nn.Module):
+    """Compares floats, and makes floats of what it reads."""
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        self.head = nn.Linear(math.prod(schema.shape), len(schema.classes))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        numbers = inputs.float()
+        return self.head((numbers * (numbers == 0).type_as(numbers) + numbers).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "schema", "is_written"), [(Numbering(), TOKENS, False), (Blank(IMAGES), IMAGES, True), (Blank(TOKENS), TOKENS, True)]
+)
+def test_whole_numbers_booleans_and_floats_are_kept_apart(model: nn.Module, schema: Schema, is_written: bool) -> None:
+    data = to_onnx(model.eval(), schema)
+    assert is_direct(data) == is_written
+    assert check_export(model, data, rows(schema)).max_abs_ratio < 1e-5
+
+
 def test_what_cannot_be_written_directly_goes_through_torch() -> None:
     """A shipped family inside of something that control flow keeps from being traced."""
 
