@@ -14,6 +14,8 @@ _BUILTIN = {
     kind: f"foundry_ray.compression.{kind}"
     for kind in ("trim_vocabulary", "shrink", "factorize", "prune", "sparsify", "distil", "quantize", "runtime")
 }
+SHIPPED = frozenset(_BUILTIN)
+"""The kinds that come with this package."""
 _compressors: Plugins[Compressor] = Plugins("recipe step", "foundry_ray.compressors", _BUILTIN)
 register = _compressors.register
 names = _compressors.names

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from foundry_ray import compression, models
 from foundry_ray.compression.prune_params import PruneParams
+from foundry_ray.compression.steps import SHIPPED
 from foundry_ray.config import TrainConfig, validate
 from foundry_ray.models.layers import set_dropout
 from foundry_ray.search.trial.context import TrialContext
@@ -41,6 +42,8 @@ class Student:
         cut = self.recipe.step("prune")
         choice = PruneParams.model_validate(dict(cut.params)).choice if cut else {}
         learning |= {"prune": to_json(choice)} if choice else {}
+        # What another package's steps do to weights, or in training, is not seen in shapes.
+        learning |= {step.kind: to_json(step) for step in self.recipe.steps if step.kind not in SHIPPED}
         return canonical_sha256({"model": compression.effective(self.model, self.recipe), "training": learning})
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from foundry_ray.compression import recipe_from_params
+from foundry_ray.config import TrainConfig
 from foundry_ray.errors import ArtifactCorrupt, BadRecord, RecipeInfeasible
 from foundry_ray.protocols import RuntimeChoice
 from foundry_ray.search import constraints, memory
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.trial import TrialContext, TrialRunner
 from foundry_ray.search.trial.screening import dominance
-from foundry_ray.search.trial.students import Students
+from foundry_ray.search.trial.students import Student, Students
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.search import RecordedLatencyMeter
@@ -303,7 +304,6 @@ def test_a_slot_that_is_small_takes_the_same_batch_in_smaller_passes(trial_conte
 
 def _room(context: TrialContext, *, rows: int) -> int:
     """What fits so many rows of the default student."""
-    from foundry_ray.search.trial.students import Students
 
     student = Students(context).make(PARAMS, 1)
     taken = memory.footprint(student.model, student.train, context.schema.shape, device="cpu")
@@ -330,7 +330,6 @@ def test_where_memory_runs_out_a_trial_goes_on_from_its_last_rung_in_smaller_pas
 
 def test_where_memory_runs_out_what_was_trained_is_let_go_before_it_is_made_anew(trial_context: TrialContext, memory_store: MemoryStore) -> None:
     from foundry_ray.search.trial.context import Phases, Place
-    from foundry_ray.search.trial.students import Student, Students
     from foundry_ray.search.trial.training import Arrays, Training, Work
 
     students, was_there = Students(trial_context), []
@@ -530,3 +529,13 @@ def test_students_that_train_otherwise_are_no_repetitions(trial_context: TrialCo
     params = {**PARAMS, **ACTING}
     assert students.make(params, 1).identity == students.make(dict(reversed(params.items())), 1).identity
     assert students.make({**params, **other}, 1).identity != students.make(params, 1).identity
+
+
+def test_steps_of_other_packages_make_other_students() -> None:
+    """What they do to weights or in training shows in no shape."""
+
+    def identity(**params: float) -> str:
+        recipe = CompressionRecipe(steps=(Step(kind="dithered", params=params),))
+        return Student(model=torch.nn.Linear(2, 2), train=TrainConfig(), recipe=recipe, seed=0).identity
+
+    assert identity(noise=0.1) == identity(noise=0.1) != identity(noise=0.2)
