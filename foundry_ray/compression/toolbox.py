@@ -24,6 +24,7 @@ from foundry_ray.compression.recipes import RESIZING, check_recipe, quantized_bi
 from foundry_ray.compression.runtime import is_changed
 from foundry_ray.compression.stages import Judge
 from foundry_ray.compression.toolbox_data import Rows, rows_of
+from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
 from foundry_ray.types import CompressionRecipe, ModelArtifact, Scalar
 
@@ -101,7 +102,8 @@ def compress(
     """Carry a recipe out on a model, train what comes of it, export it, prove the file, and publish it.
 
     Args:
-        model: Takes raw pixels as floats or token ids, and gives one logit per class. It is left as it was.
+        model: Takes raw pixels as floats or token ids, and gives one logit per class. It is left as it was; a copy of other floats than fp32 is
+            made fp32.
         recipe: Steps; or plain names as in a search space (`prune_ratio`, `weight_bits`, `sparsify.pattern`, ...), among which may be those of
             training (`lr`, `epochs`, ...).
         data: Training rows: (x, y), where x is uint8 (N, C, H, W) or token ids (N, T) and y one class per row, below 0 where none is known.
@@ -109,7 +111,7 @@ def compress(
         fit: Trains the student; `fit_here` where absent.
         train: How.
         options: The rest.
-        store: Where the artifact goes: a store, or a local folder.
+        store: Where the artifact goes: a store, its URI, or a local folder.
         reporter: Told how it goes; the terminal where absent.
         clock: The system's where absent.
 
@@ -127,9 +129,10 @@ def compress(
 
     options, clock, reporter = options or Options(), clock or SystemClock(), reporter or ConsoleReporter(clock=SystemClock())
     train, recipe = _asked(recipe, train)
+    model = _trainable(model)
     rows = rows_of(data, model, held_back_ratio=options.held_back_ratio, seed=options.seed)
     place = _opened(store)
-    teachers = list(teacher) if isinstance(teacher, Sequence) else [model if teacher is None else teacher]
+    teachers = [_in_fp32(one) for one in (teacher if isinstance(teacher, Sequence) else [model if teacher is None else teacher])]
     work = _Work(model=model, teachers=teachers, recipe=recipe, rows=rows, train=train, options=options, reporter=reporter, clock=clock)
     return publish_student(
         recipe,
@@ -271,9 +274,28 @@ def _asked(recipe: CompressionRecipe | Mapping[str, Scalar], train: TrainConfig 
 
 
 def _opened(store: ArtifactStore | str | Path) -> ArtifactStore:
+    from foundry_ray.artifacts import open_store
     from foundry_ray.artifacts.local import LocalStore
 
+    if isinstance(store, str) and "://" in store:
+        return open_store(store)
     return LocalStore(Path(store).absolute()) if isinstance(store, str | Path) else store
+
+
+def _trainable(model: nn.Module) -> nn.Module:
+    """The model in fp32. Raises ConfigError where nothing of it would be trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        message = f"compress got a {type(model).__name__} without a weight that is trained, wanted one or more."
+        raise ConfigError(message, hint="`model.requires_grad_(True)` lets frozen weights be trained.")
+    return _in_fp32(model)
+
+
+def _in_fp32(model: nn.Module) -> nn.Module:
+    """The model itself, or a copy where some of its floats are others."""
+    import torch
+
+    tensors = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
+    return model if all(tensor.dtype == torch.float32 for tensor in tensors) else copy.deepcopy(model).float()
 
 
 def _is_equal(one: nn.Module, other: nn.Module) -> bool:

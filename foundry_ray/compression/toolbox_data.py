@@ -69,17 +69,19 @@ def rows_of(data: tuple[np.ndarray, np.ndarray] | Split | Given, model: nn.Modul
         seed: Of which.
 
     Raises:
-        ConfigError: The arrays are neither uint8 images nor token ids with a class per row, or too few have a label.
+        ConfigError: The arrays are neither uint8 images nor token ids with a class per row, too few have a label, or the model does not take them.
     """
     import numpy as np
 
     from foundry_ray.data.hashing import permutation
 
-    inputs, labels = data if isinstance(data, tuple) else (data.inputs_N, data.labels_N)
+    inputs, labels = data if isinstance(data, (tuple, list)) else (data.inputs_N, data.labels_N)
     if inputs is None or labels is None or len(inputs) != len(labels):
         got = f"{0 if inputs is None else len(inputs)} inputs and {0 if labels is None else len(labels)} labels"
         raise ConfigError(f"compress got {got}, wanted as many of the one as of the other.", hint="give a label below 0 where none is known.")
     inputs_N, labels_N = np.asarray(inputs), np.asarray(labels).astype(np.int64)
+    if not np.array_equal(labels_N, labels):
+        raise ConfigError(f"compress got labels of {np.asarray(labels).dtype}, wanted whole numbers.", hint="a label is the number of its class.")
     schema = data.schema if isinstance(data, Given) else _schema(inputs_N, labels_N, model)
     labelled = np.flatnonzero(labels_N >= 0)
     num_held_back = round(held_back_ratio * len(labelled))
@@ -114,9 +116,13 @@ def _num_classes(model: nn.Module, inputs_1: np.ndarray) -> int:
     import torch
 
     inputs = torch.from_numpy(inputs_1).to(next(model.parameters()).device)
-    with torch.inference_mode(), evaluating(model):
-        outputs = model(inputs.float() if inputs.ndim == 4 else inputs.long())
-    return int(outputs.shape[-1])
+    try:
+        with torch.inference_mode(), evaluating(model):
+            return int(model(inputs.float() if inputs.ndim == 4 else inputs.long()).shape[-1])
+    except Exception as error:  # the model's own code, which may raise anything
+        told = " ".join(str(error).split()) or type(error).__name__
+        message = f"compress got a {type(model).__name__} that does not run on inputs of shape {tuple(inputs_1.shape)}: {told}."
+        raise ConfigError(message, hint="images come as floats of raw pixels, tokens as int64.") from error
 
 
 def _vocab_size(model: nn.Module, inputs_NT: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -187,11 +188,36 @@ def test_a_model_of_ones_own_is_compressed_and_what_it_lacks_is_said(smaller, im
         ((np.zeros((8, 1, 16, 16), np.uint8), np.full(8, 4)), "the label 4, but the model answers with 4 classes"),
         ((np.zeros((8, 1, 16, 16), np.uint8), np.zeros(7)), "got 8 inputs and 7 labels"),
         ((np.zeros((8, 1, 16, 16), np.uint8), np.full(8, -1)), "hold 0 rows of 0 with a label back"),
+        ((np.zeros((8, 1, 16, 16), np.uint8), np.full(8, 0.7)), "got labels of float64, wanted whole numbers"),
+        ((np.zeros((8, 2, 9, 9), np.uint8), np.zeros(8)), r"does not run on inputs of shape \(1, 2, 9, 9\)"),
     ],
 )
 def test_arrays_that_are_something_else_are_refused(smaller, data, message):
     with pytest.raises(ConfigError, match=message):
         smaller({"weight_bits": 8}, data=data)
+
+
+def test_a_model_of_other_floats_is_compressed_in_fp32_and_left_as_it_was(smaller, trained, images):
+    half = copy.deepcopy(trained).bfloat16().train()
+    half.norm = nn.BatchNorm1d(2).eval()
+    artifact = smaller({"prune_ratio": 0.4, "prune.criterion": "taylor", "distil_alpha": 0.5}, model=half, data=[images, LABELS])
+    assert artifact.num_params < sum(param.numel() for param in trained.parameters())
+    assert {param.dtype for param in half.parameters()} == {torch.bfloat16, torch.float32}
+    assert (half.training, half.norm.training, half.head.weight.grad) == (True, False, None)
+
+
+def test_a_model_with_nothing_to_train_is_refused(smaller, trained):
+    with pytest.raises(ConfigError, match="without a weight that is trained"):
+        smaller({"weight_bits": 8}, model=trained.requires_grad_(False))
+
+
+def test_a_uri_is_a_store_and_no_folder_of_that_name(smaller, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    artifact = smaller({}, store=f"file://{tmp_path}/kept")
+    assert manifests.load_manifest(LocalStore(tmp_path / "kept"), artifact.artifact.key).files
+    with pytest.raises(ConfigError, match="no kind of store"):
+        smaller({}, store="gs://bucket/models")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_names_that_mean_nothing_are_refused(smaller):
