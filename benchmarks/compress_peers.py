@@ -50,7 +50,7 @@ class _Contestant:
     fixed: tuple[str, ...] = ()
 
 
-_OUR_RATIOS, _PEER_RATIOS = ("0.1", "0.3", "0.5", "0.7"), ("0.3", "0.5", "0.7")
+_OUR_RATIOS, _PEER_RATIOS = ("0.1", "0.2", "0.5", "0.7"), ("0.3", "0.5", "0.7")
 _CONTESTANTS = {
     _OURS: _Contestant(script="ours", points=_OUR_RATIOS, quick=("0.7",), trains=_OUR_RATIOS),
     "torch_pruning": _Contestant(script="torch_pruning", points=_PEER_RATIOS, quick=("0.5",), trains=_PEER_RATIOS),
