@@ -15,7 +15,7 @@ from foundry_ray.compression.fake_quant import attach, detached, plan
 from foundry_ray.compression.grids import grid_of
 from foundry_ray.compression.integers import per_channel
 from foundry_ray.compression.rounding import rounded_activation, rounded_rows, rounded_weight
-from foundry_ray.config import TrainConfig
+from foundry_ray.config import AdversarialConfig, TrainConfig
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.inference import open_runtime
 from foundry_ray.protocols import Given
@@ -24,6 +24,7 @@ from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.loop import FitJob, Loop, TensorSplit
+from foundry_ray.training.teaching import OwnAverage
 from foundry_ray.types import TokenSchema
 
 from .conftest import built
@@ -49,8 +50,8 @@ def simulated(model, schema, pixels, *, kept=(), batches=4):
     return model.eval()
 
 
-def loop_of(images, model, schema, *, epochs=4, ema_decay=0.5):
-    train = TrainConfig(epochs=epochs, batch_size=32, lr=1e-3, precision="fp32", ema_decay=ema_decay)
+def loop_of(images, model, schema, *, epochs=4, ema_decay=0.5, adversarial=None, distil=None):
+    train = TrainConfig(epochs=epochs, batch_size=32, lr=1e-3, precision="fp32", ema_decay=ema_decay, adversarial=adversarial)
     split = TensorSplit(inputs_N=torch.from_numpy(images[:64].copy()), labels_N=torch.arange(64) % 4)
     given = Given(schema=schema, task="image_classification", inputs_N=images, labels_N=np.arange(len(images)) % 4)
     chosen = recipe()
@@ -61,6 +62,7 @@ def loop_of(images, model, schema, *, epochs=4, ema_decay=0.5):
         split_val=split,
         eval_transform=lambda made: simulate(made, images[:32], chosen, given=given),
         aids=aids(chosen, given),
+        distil=distil,
     )
     return Loop(job, TorchEngine(model, train), reporter=RecordingReporter(), clock=FakeClock())
 
@@ -207,8 +209,9 @@ def test_filters_are_rounded_alike_before_and_after_a_batch_norm_is_folded():
     torch.testing.assert_close(rounded_weight(weight * factor), rounded_weight(weight) * factor)
 
 
-def test_a_resumed_training_goes_on_bit_for_bit(images, schema):
-    unbroken, first, second = (loop_of(images, built(images), schema) for _ in range(3))
+@pytest.mark.parametrize("more", [{}, {"adversarial": AdversarialConfig(steps=2), "distil": OwnAverage(alpha=0.5, temperature=2.0)}])
+def test_a_resumed_training_goes_on_bit_for_bit(images, schema, more):
+    unbroken, first, second = (loop_of(images, built(images), schema, **more) for _ in range(3))
     for _ in range(4):
         unbroken.run_epoch()
     for _ in range(3):
