@@ -27,7 +27,6 @@ from foundry_ray import data, models, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
 from foundry_ray.compression import Options, compress, quantize_onnx
-from foundry_ray.compression.quantize_params import QuantizeParams
 from foundry_ray.config import Settings, TrainConfig
 from foundry_ray.data import Split
 from foundry_ray.evaluation import Served, measure_together
@@ -46,7 +45,6 @@ RECIPE: Mapping[str, Scalar] = {
     "distil_alpha": 0.7,
     "distil_temperature": 2.0,
     "weight_bits": 8,
-    "quantize.scheme": "dynamic",
 }
 _TRAIN = {"epochs": 5, "batch_size": 32, "lr": 5e-4, "schedule": "one_cycle", "weight_decay": 0.01, "dropout": 0.1}
 _PIPELINE = "examples/spam/minilm.yaml"
@@ -104,19 +102,19 @@ def measure(seed: int, uri: str, env: Mapping[str, str], *, is_quick: bool) -> S
     dataset, teacher = _taught(seed, uri, env, is_quick=is_quick)
     store = open_store(uri, settings=Settings(home=work_folder("compress_text")))
     train = {**_TRAIN, "epochs": 1} if is_quick else _TRAIN
-    given = _given(dataset, store, seed)
+    given, options = _given(dataset, store, seed), Options(seed=seed, views=1)
     student = compress(
         models.load_model(store, teacher),
         RECIPE,
         given,
         train=TrainConfig.model_validate(train),
-        options=Options(seed=seed, views=1),
+        options=options,
         store=store,
     )
     minutes = (time.monotonic() - began) / 60
     files = {"teacher": load_served(store, teacher), "student": load_served(store, student)}
     assert given.inputs_N is not None, "a data set has rows"
-    files["int8"] = quantize_onnx(files["teacher"], given.inputs_N[:256], QuantizeParams(bits=8, scheme="dynamic"))
+    files["int8"] = quantize_onnx(files["teacher"], given.inputs_N[: options.calibration_rows])
     times = _together(files)
     val = data.load_split(dataset, "val", store=store)
     test = data.open_test(dataset, store=store, frozen_sha256=student.artifact.sha256, clock=SystemClock())

@@ -13,7 +13,7 @@ _QUICK = ("startup",)
 _LONG = (
     *("mnist_quality", "clean_clone", "store_throughput", "store_scale"),
     *("train_startup", "train_throughput", "train_checkpoint", "train_zero", "train_fashion"),
-    *("compress_winner", "compress_table", "compress_fashion", "compress_peers"),
+    *("compress_winner", "compress_table", "compress_fashion", "compress_peers", "compress_text"),
     *("search_regret", "search_moasha", "search_simulated", "search_overhead", "search_joint"),  # the tables are made by search_curves, by hand
 )
 
