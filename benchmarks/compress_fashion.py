@@ -76,17 +76,17 @@ class Arm:
     labels: str = "all"
 
 
-_TAUGHT: Mapping[str, Scalar] = {"distil_alpha": 0.9, "distil_temperature": 4.0}
+_TAUGHT: Mapping[str, Scalar] = {"distil_alpha": 1.0, "distil_temperature": 4.0}
 _TENTH_OF_SIZE: Mapping[str, Scalar] = {"width": 10, "depth": 2, "lr": 6e-3}
 _ALL_EPOCHS, _TENTH_EPOCHS = 5, 3
 _ARMS: Mapping[str, Arm] = {
     **{f"{INT8} {kind}": Arm(recipe={"weight_bits": 8, "quantize.calibration": kind}, is_trained=False) for kind in CALIBRATIONS},
-    QAT: Arm(recipe={"weight_bits": 8, "quantize.qat": True, "quantize.qat_from": 0.0, **_TAUGHT, "epochs": 1, "lr": 2e-4}, share=0.5),
+    QAT: Arm(recipe={"weight_bits": 8, "quantize.qat": True, "quantize.qat_from": 0.0, **_TAUGHT, "epochs": 1, "lr": 2e-4}, share=0.25),
     PRUNED: Arm(recipe={"prune_ratio": 0.36, **_TAUGHT, "epochs": 3, "lr": 1e-3}, views=3),
     ALL: Arm(recipe={**_TENTH_OF_SIZE, "epochs": _ALL_EPOCHS}),
     f"{ALL}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "epochs": _ALL_EPOCHS}, views=_ALL_EPOCHS),
     TENTH: Arm(recipe={**_TENTH_OF_SIZE, "epochs": round(_TENTH_EPOCHS / LABELLED_RATIO)}, labels="tenth alone"),
-    f"{TENTH}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "epochs": _TENTH_EPOCHS}, views=_TENTH_EPOCHS, labels="tenth"),
+    f"{TENTH}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "distil_alpha": 0.9, "epochs": _TENTH_EPOCHS}, views=_TENTH_EPOCHS, labels="tenth"),
 }
 _STUDENT_OF_MILLION = Arm(recipe={"width": 12, "depth": 2, **_TAUGHT, "epochs": 10, "lr": 6e-3}, views=4)
 
