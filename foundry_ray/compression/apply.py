@@ -39,7 +39,7 @@ def apply_recipe(teacher: nn.Module, recipe: CompressionRecipe, given: Given, *,
         raise RecipeInfeasible(f"the teacher is a {got}, but the recipe is for a {family}.", hint="use the teacher's family.", reason="wrong family")
     student = copy.deepcopy(teacher)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(given.seed)
+        torch.default_generator.manual_seed(given.seed)  # and no GPU's, which nobody would put back
         for step in check_recipe(recipe).steps:
             student = steps.get(step.kind).apply(student, step.params, given=given)
     return student.train()

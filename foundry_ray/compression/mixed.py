@@ -27,18 +27,19 @@ class HeldBack(NamedTuple):
 
 
 def held_back(given: Given | None, num_calibration: int, seed: int | None) -> HeldBack:
-    """The last training rows, at most 1024, that were not used to calibrate. Raises RecipeInfeasible where there are none with labels."""
+    """The last training rows with labels, at most 1024, that were not used to calibrate. Raises RecipeInfeasible where there are none."""
     import numpy as np
 
     from foundry_ray.compression.calibration import drawn_rows
+    from foundry_ray.compression.rows import labelled_rows
 
     if given is None or given.inputs_N is None or given.labels_N is None:
         message = "quantize: accuracy_budget needs training rows with labels, and none are given."
         raise RecipeInfeasible(message, hint="name the layers that stay in fp32 in `keep`.", reason="no labelled rows")
     used = drawn_rows(len(given.inputs_N), num_calibration, seed)
-    free = np.setdiff1d(np.arange(len(given.inputs_N)), used)[-_MAX_ROWS:]
+    free = np.setdiff1d(labelled_rows(given.labels_N), used)[-_MAX_ROWS:]
     if len(free) == 0:
-        message = f"quantize: accuracy_budget needs training rows beside the {num_calibration} of the calibration, and there are none."
+        message = f"quantize: accuracy_budget needs training rows with labels beside the {num_calibration} of the calibration, and there are none."
         raise RecipeInfeasible(message, hint="lower `student.calibration_rows`.", reason="no rows held back")
     return HeldBack(given.inputs_N[free], given.labels_N[free], given.task)
 

@@ -60,7 +60,7 @@ class GraphWriter:
         """Whether a traced node gives floats, as far as `note_shapes` found out."""
         import torch
 
-        return node.meta.get("dtype", torch.float32) == torch.float32
+        return bool(node.meta.get("dtype", torch.float32) == torch.float32)
 
     def integers(self, name: str, values: Sequence[int]) -> str:
         """Keep whole numbers (axes, a shape) in the file; returns their name."""

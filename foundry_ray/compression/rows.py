@@ -29,11 +29,17 @@ def only(given: Given, rows_N: np.ndarray) -> Given:
     return replace(given, inputs_N=given.inputs_N[rows_N], labels_N=labels_N)
 
 
+def labelled_rows(labels_N: np.ndarray) -> np.ndarray:
+    """Numbers of the rows whose label is known: all but those whose one label is below 0."""
+    known: np.ndarray = np.flatnonzero(labels_N >= 0) if labels_N.ndim == 1 else np.arange(len(labels_N))
+    return known
+
+
 def labelled(given: Given) -> Given:
-    """What is given, without the rows whose one label is not known (below 0)."""
-    if given.inputs_N is None or given.labels_N is None or given.labels_N.ndim != 1:
+    """What is given, without the rows whose label is not known."""
+    if given.inputs_N is None or given.labels_N is None:
         return given
-    return only(given, np.flatnonzero(given.labels_N >= 0))
+    return only(given, labelled_rows(given.labels_N))
 
 
 def batches(model: nn.Module, given: Given, rows_N: np.ndarray, *, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from foundry_ray.compression.analysis.facts import Analysis, GroupFacts, LayerFacts, Limit, Sensitivity
+from foundry_ray.compression.analysis.facts import Analysis, GroupFacts, LayerFacts, Limit, Reached, Sensitivity
 from foundry_ray.compression.analysis.reaching import Latency, reach
 from foundry_ray.compression.cost import LayerCost, cost, layer_costs
 from foundry_ray.compression.rows import labelled
@@ -68,7 +68,7 @@ def analyze(
         num_rows=num_held,
         latency_ms=latency_ms,
         sensitivities=measured,
-        reached=tuple(reach(model, limits, given, latency=latency)) if limits else (),
+        reached=_reached(model, limits, given, latency, notes),
         notes=tuple(notes),
     )
 
@@ -113,6 +113,14 @@ def _couplings(model: nn.Module, given: Given, notes: list[str]) -> tuple[Coupli
         return Couplings(copy.deepcopy(model), given.schema, kept=breaking(model, given)).found
     except RecipeInfeasible as error:
         notes.append(error.message)
+        return ()
+
+
+def _reached(model: nn.Module, limits: Sequence[Limit], given: Given, latency: Latency | None, notes: list[str]) -> tuple[Reached, ...]:
+    try:
+        return tuple(reach(model, limits, given, latency=latency)) if limits else ()
+    except RecipeInfeasible as error:
+        notes.append(f"no ratio for a limit: {error.message}")
         return ()
 
 

@@ -136,6 +136,13 @@ def test_a_limit_names_the_smallest_ratio_that_keeps_it(given, images, schema):
     assert cost(cut(model, PruneParams(ratio=round(reached.ratio - 0.05, 2)), given), schema).num_macs > whole / 2
 
 
+def test_a_limit_on_a_model_that_cannot_be_cut_is_noted_beside_the_rest(given):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+    analysis = analyze(model, given, ratios=(), limits=[parse("num_macs <= 100", where="test")], profile=False)
+    assert (analysis.num_macs, analysis.reached) == (1024, ())
+    assert any("no ratio for a limit: " in note and "can be taken out" in note for note in analysis.notes)
+
+
 def test_limits_that_hold_already_and_that_nothing_reaches(given, images):
     limits = [parse(text, where="test") for text in ("num_params <= 1e9", "size_bytes <= 10", "latency_p50_ms <= 3")]
     found = analyze(

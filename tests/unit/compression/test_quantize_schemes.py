@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from foundry_ray.compression.calibration import NUM_BINS, calibration_rows, entr
 from foundry_ray.compression.half import rounded_half
 from foundry_ray.compression.imitation import imitate
 from foundry_ray.compression.integers import ZERO_INT4, in_groups, packed, per_channel, per_row
+from foundry_ray.compression.mixed import held_back
 from foundry_ray.compression.onnx_layers import layers
 from foundry_ray.compression.quantize import quantized
 from foundry_ray.compression.quantize_params import QuantizeParams
@@ -343,8 +345,17 @@ def test_a_budget_without_rows_to_measure_on_is_refused(trained, images, schema)
     chosen = recipe(bits=8, accuracy_budget=1)
     with pytest.raises(RecipeInfeasible, match="needs training rows with labels"):
         served(trained, chosen, schema, images)
-    with pytest.raises(RecipeInfeasible, match="needs training rows beside the 256 of the calibration"):
+    with pytest.raises(RecipeInfeasible, match="needs training rows with labels beside the 256 of the calibration"):
         served(trained, chosen, schema, images, given=rows_of(images, schema))
+
+
+def test_a_budget_is_measured_on_rows_with_a_label_alone(images, schema):
+    """An unlabelled row is answered wrongly by all, so that points lost among many of them would look few."""
+    rows = rows_of(images, schema)
+    some = replace(rows, labels_N=np.where(np.arange(len(images)) % 3 == 0, rows.labels_N, -1))
+    held = held_back(some, 64, None)
+    assert len(held.labels_N) == sum(row % 3 == 0 for row in range(64, 256))
+    assert (held.labels_N >= 0).all()
 
 
 def test_calibration_rows_are_the_given_ones_or_drawn_by_a_seed(trained, images, schema):
