@@ -48,7 +48,7 @@ class Tokenizer:
         self.document = document
         self.padding = int(self._inner.padding["pad_id"])
         self.length = int(self._inner.padding["length"])
-        self.vocab_size = int(self._inner.get_vocab_size(with_added_tokens=True))
+        self.vocab_size = int(max(self._inner.get_vocab(with_added_tokens=True).values())) + 1  # ids may have gaps
 
     @property
     def sha256(self) -> str:

@@ -16,7 +16,7 @@ from foundry_ray.artifacts.manifests import read_file
 from foundry_ray.config import CleanConfig, DataConfig, Settings, SplitConfig, TextConfig
 from foundry_ray.data.mails import parse_mails, text_of
 from foundry_ray.data.sources import open_source
-from foundry_ray.data.tokenizer import FILE, Tokenizer, fit
+from foundry_ray.data.tokenizer import FILE, Tokenizer, fit, read
 from foundry_ray.errors import ArtifactCorrupt, BadRecord, ConfigError, DataError
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import MemoryStore
@@ -104,6 +104,17 @@ def test_a_tokenizer_out_of_a_file_is_taken_as_it_is(tmp_path: Path, store: Memo
     assert ref.schema.length == 6
     file.write_text(fit(["abc defg"], TEXT).document, encoding="utf-8")
     assert open_source(DataConfig(source=str(path), text=TextConfig(tokenizer=str(file))), settings).sha256() != before
+
+
+def test_a_vocabulary_with_gaps_reaches_to_its_largest_id(tmp_path: Path, settings: Settings) -> None:
+    document = json.loads(fit(["abc def"], TEXT).document)
+    document["model"]["vocab"]["abc"] = 900
+    (tmp_path / "gaps.json").write_text(json.dumps(document), encoding="utf-8")
+    path, chosen = write(tmp_path / "mails.jsonl", lines()), TextConfig(tokenizer=str(tmp_path / "gaps.json"), length=6)
+    schema = open_source(DataConfig(source=str(path), text=chosen), settings).schema()
+    assert isinstance(schema, TokenSchema)
+    assert schema.vocab_size == 901
+    assert read(tmp_path / "gaps.json", chosen).encode(["abc"]).max() == 900
 
 
 def test_a_tokenizer_that_is_none_is_refused(tmp_path: Path, settings: Settings) -> None:
