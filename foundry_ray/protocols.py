@@ -327,7 +327,7 @@ class LatencyMeter(Protocol):
         """Time of one forward pass, in the default runtime where none is named. The result may come from the cache of this graph and device."""
 
     def device_fingerprint(self) -> str:
-        """What identifies the hardware, the default runtime and its threads."""
+        """What identifies the hardware, the runtimes that may be asked for, and their threads."""
 
 
 class Clock(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from foundry_ray.documents import envelope
-from foundry_ray.errors import BadRecord
+from foundry_ray.errors import BadRecord, ConfigError
 from foundry_ray.evaluation.quiet import QuietGate
 from foundry_ray.evaluation.timing import Timing, sample, summarize
 from foundry_ray.inference import device_name, graph_sha256, open_choice, runtime_device, runtime_version
@@ -43,6 +43,7 @@ class RuntimeLatencyMeter:
         budget_s: Time of one measurement, without waiting and loading.
         gate: The node's quiet; None measures at once.
         runtime: The default one.
+        others: Further runtimes that may be asked for: their versions are a part of what identifies the device.
         waited_s: Seconds spent waiting for quiet so far, which are no part of the measurement.
         num_measured: Measurements that were not answered by the cache.
     """
@@ -53,6 +54,7 @@ class RuntimeLatencyMeter:
     clock: Clock
     gate: QuietGate | None = None
     runtime: str = "onnxruntime"
+    others: tuple[str, ...] = ()
     waited_s: float = 0.0
     num_measured: int = field(default=0)
 
@@ -77,8 +79,10 @@ class RuntimeLatencyMeter:
         return result
 
     def device_fingerprint(self) -> str:
-        """See `fingerprint`."""
-        return fingerprint(RuntimeChoice(name=self.runtime, threads=self.threads))
+        """See `fingerprint`; where further runtimes may be asked for, of all of them that are installed."""
+        own = fingerprint(RuntimeChoice(name=self.runtime, threads=self.threads))
+        more: list[Json] = [_known(RuntimeChoice(name=name, threads=self.threads)) for name in sorted({*self.others} - {self.runtime})]
+        return canonical_sha256([own, *more])[:16] if more else own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +112,13 @@ def fingerprint(choice: RuntimeChoice) -> str:
     device = runtime_device(choice.name)
     parts: list[Json] = [device_name(device), choice.name, runtime_version(choice.name), device, choice.threads]
     return canonical_sha256(parts if choice.precision == "fp32" else [*parts, choice.precision])[:16]
+
+
+def _known(choice: RuntimeChoice) -> str:
+    try:
+        return fingerprint(choice)
+    except ConfigError:
+        return f"{choice.name} is not installed"
 
 
 def measure_together(

@@ -80,7 +80,7 @@ class StudyEnvironment:
         return TrialRunner(
             self.shared,
             store=self.store,
-            meter=self.meter or local_meter(self.store, self.latency, settings=self.settings, clock=clock),
+            meter=self.meter or local_meter(self.store, self.latency, settings=self.settings, clock=clock, runtimes=self.shared.runtimes),
             clock=clock,
             reporter=reporter,
             between_steps=pause,
@@ -101,13 +101,15 @@ class StudyEnvironment:
         return self.room_bytes - own_bytes()
 
 
-def local_meter(store: ArtifactStore, latency: LatencyConfig, *, settings: Settings, clock: Clock) -> RuntimeLatencyMeter:
-    """Measures in this process, when it is quiet on this node."""
+def local_meter(
+    store: ArtifactStore, latency: LatencyConfig, *, settings: Settings, clock: Clock, runtimes: tuple[str, ...] = ()
+) -> RuntimeLatencyMeter:
+    """Measures in this process, when it is quiet on this node; `runtimes` are those that may be asked for beside the default one."""
     from foundry_ray.evaluation.latency import RuntimeLatencyMeter
     from foundry_ray.evaluation.quiet import QuietGate
 
     gate = QuietGate(home=settings.home)
-    return RuntimeLatencyMeter(store=store, threads=latency.threads, budget_s=latency.budget_s, clock=clock, gate=gate)
+    return RuntimeLatencyMeter(store=store, threads=latency.threads, budget_s=latency.budget_s, clock=clock, gate=gate, others=runtimes)
 
 
 def shared_context(context: StudyContext, space: SearchSpace, logits_VNC: np.ndarray | None, *, prefix: str) -> TrialContext:
@@ -135,7 +137,13 @@ def shared_context(context: StudyContext, space: SearchSpace, logits_VNC: np.nda
         batch_size=context.search.latency.batch_size,
         seed=trial_seed(context.seed),
         prefix=prefix,
+        runtimes=runtimes_of(space),
     )
+
+
+def runtimes_of(space: SearchSpace) -> tuple[str, ...]:
+    """The runtimes that a space chooses among."""
+    return tuple(str(name) for param in space.params if param.name in ("runtime", "runtime.name") for name in param.choices)
 
 
 def slot_bytes(nodes: Iterable[Mapping[str, float]], cpus: float) -> int | None:

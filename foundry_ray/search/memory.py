@@ -78,6 +78,34 @@ def footprint(model: nn.Module, train: TrainConfig, sample_shape: tuple[int, ...
     return Footprint(state_bytes=state, row_bytes=row_bytes + _LARGEST_AT_ONCE * largest // _FEW)
 
 
+def beside(taken: Footprint, teacher: nn.Module, train: TrainConfig, sample_shape: tuple[int, ...], *, device: str, keeps: bool) -> Footprint | None:
+    """With a teacher that answers in each step: its weights, which nothing trains, and what a pass without gradients holds at once.
+
+    Args:
+        taken: By the student alone.
+        teacher: Left as it was.
+        train: As the student's: the teacher answers in its precision.
+        sample_shape: As `footprint`'s.
+        device: It answers there.
+        keeps: What its layers give is kept until it was compared with the student's.
+
+    Returns:
+        None where the teacher cannot run without values.
+    """
+    dtype, was_training = resolve_precision(train.precision, device), teacher.training
+    state = {name: _without_values(tensor, dtype) for name, tensor in [*teacher.named_parameters(), *teacher.named_buffers()]}
+    try:
+        with _largest_output(teacher.eval(), only_leaves=keeps) as outputs, torch.no_grad(), torch.random.fork_rng(devices=[]):
+            functional_call(teacher, state, (_blank_rows((_FEW, *sample_shape), dtype),))
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # as in `footprint`
+        return None
+    finally:
+        teacher.train(was_training)
+    held = sum(outputs) if keeps else _LARGEST_AT_ONCE * max(outputs, default=0)
+    weights = sum(tensor.numel() for tensor in state.values())
+    return Footprint(state_bytes=taken.state_bytes + _FP32_BYTES * weights, row_bytes=taken.row_bytes + held // _FEW)
+
+
 def fitting(taken: Footprint, shape: Shape, room_bytes: int) -> Shape | None:
     """The same batch in the largest passes that fit into so much memory; None where not even one row does."""
     smaller: Shape | None = shape
@@ -119,8 +147,12 @@ def _kept(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> tuple
         return tensor
 
     with _largest_output(model) as largest, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.random.fork_rng(devices=[]):
-        functional_call(model, state, (torch.zeros(shape, device="meta", dtype=torch.int64 if len(shape) == _TOKENS_DIM else dtype),))
+        functional_call(model, state, (_blank_rows(shape, dtype),))
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()), max(largest, default=0)
+
+
+def _blank_rows(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, device="meta", dtype=torch.int64 if len(shape) == _TOKENS_DIM else dtype)
 
 
 def _without_values(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -129,14 +161,14 @@ def _without_values(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def _largest_output(model: nn.Module) -> Iterator[list[int]]:
-    """Bytes of what each module gives, as they run."""
+def _largest_output(model: nn.Module, *, only_leaves: bool = False) -> Iterator[list[int]]:
+    """Bytes of what each module gives, as they run; of those that hold others, not where only the leaves are wanted."""
     found: list[int] = []
 
     def note(_module: nn.Module, _inputs: object, output: object) -> None:
         found.append(output.nbytes if isinstance(output, Tensor) else 0)
 
-    handles = [module.register_forward_hook(note) for module in model.modules()]
+    handles = [module.register_forward_hook(note) for module in model.modules() if not (only_leaves and [*module.children()])]
     try:
         yield found
     finally:

@@ -17,7 +17,7 @@ from foundry_ray.schemas import classes_only
 from foundry_ray.search import segments
 from foundry_ray.search.coordinator import Coordinator
 from foundry_ray.search.course import Course
-from foundry_ray.search.environment import StudyContext, StudyEnvironment, device_here, local_meter, shared_context, slot_bytes
+from foundry_ray.search.environment import StudyContext, StudyEnvironment, device_here, local_meter, runtimes_of, shared_context, slot_bytes
 from foundry_ray.search.events import Event
 from foundry_ray.search.opening import StudyPlace, open_study
 from foundry_ray.search.outcome import conclude, so_far
@@ -120,7 +120,8 @@ def _environment(context: StudyContext, space: SearchSpace, *, prefix: str, cloc
     slots = plan_on_nodes(nodes, search.trial)  # first: what does not fit needs no logits
     meter = None
     if search.latency.device:
-        meter = open_remote_meter(local_meter(store, search.latency, settings=settings, clock=clock), search.latency, resources)
+        here = local_meter(store, search.latency, settings=settings, clock=clock, runtimes=runtimes_of(space))
+        meter = open_remote_meter(here, search.latency, resources)
     shared = shared_context(context, space, _logits(context, space, resources, reporter, session), prefix=prefix)
     scratch = scratch_for(store, settings.home, is_here=session.is_here())
     return StudyEnvironment(

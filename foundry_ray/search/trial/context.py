@@ -33,6 +33,7 @@ class TrialContext:
         objectives: The metrics that are wanted.
         seed: Of the augmentation and the order of rows, the same for all trials and for `logits_VNC`.
         prefix: Where trials keep their checkpoints in the store.
+        runtimes: Those that the space chooses among.
     """
 
     train: Split
@@ -52,6 +53,7 @@ class TrialContext:
     teacher_onnx: bytes = b""
     teacher_cost: Mapping[str, float] = field(default_factory=dict)
     objectives: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
 
     def given(self, seed: int) -> Given:
         """What the steps of a trial's recipe may look at."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from foundry_ray.compression import refuse_many_workers
+from foundry_ray import models
+from foundry_ray.compression import refuse_many_workers, source_of
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.search import memory
 from foundry_ray.search.trial.context import Place
@@ -28,7 +29,7 @@ def shape_within(place: Place, student: Student, *, num_workers: int) -> Shape:
     whole = Shape(num_workers=num_workers, micro_batch_size=batch_size // num_workers, accumulation=1, zero_stage=0)
     if place.room_bytes is None:
         return whole
-    taken = memory.footprint(student.model, student.train, place.context.schema.shape, device=place.device)
+    taken = _taken(place, student)
     if taken is None:
         return whole
     shape = memory.fitting(taken, whole, place.room_bytes)
@@ -37,3 +38,14 @@ def shape_within(place: Place, student: Student, *, num_workers: int) -> Shape:
         message = f"training takes about {wanted_mb:.1f} MB with 1 row in a pass, wanted at most the {room_mb:.1f} MB of its slot."
         raise RecipeInfeasible(message, hint=NO_ROOM, reason="too large")
     return shape
+
+
+def _taken(place: Place, student: Student) -> memory.Footprint | None:
+    """By the student, and by its teacher where that answers in the step; None where nobody knows."""
+    shape, step = place.context.schema.shape, student.recipe.step("distil")
+    taken = memory.footprint(student.model, student.train, shape, device=place.device)
+    if taken is None or source_of(step) != "online":
+        return taken
+    teacher = models.rebuild(place.context.teacher_description)
+    keeps = step is not None and step.params.get("kind") in ("features", "attention")
+    return memory.beside(taken, teacher, student.train, shape, device=place.device, keeps=keeps)

@@ -7,13 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from foundry_ray import models
 from foundry_ray.artifacts import manifests
-from foundry_ray.compression import TrainedStudent, apply_recipe, effective, publish_student, recipe_from_params, runtime_of, served
+from foundry_ray.compression import TrainedStudent, apply_recipe, effective, publish_student, recipe_from_params, runtime_of, served, simulate
 from foundry_ray.config import ModelConfig
 from foundry_ray.errors import RecipeInfeasible
-from foundry_ray.inference import open_runtime, open_shipped, openvino, predict, shipped_runtime
+from foundry_ray.inference import open_choice, open_runtime, open_shipped, openvino, predict, shipped_runtime
 from foundry_ray.protocols import Given, RuntimeChoice
 from foundry_ray.types import Preprocessing, TokenSchema
 
@@ -104,3 +105,30 @@ def test_both_runtimes_give_the_same_answers_however_a_student_is_stored(kind, s
     answers = [open_runtime(onnx, runtime=name).run(rows) for name in ("onnxruntime", "openvino")]
     difference = np.abs(answers[0] - answers[1]).max() / np.ptp(answers[0])
     assert difference < (0.06 if storage == {"weight_bits": 8} else 1e-4), "an integer may round to the next one, layer after layer"
+
+
+def test_rungs_are_judged_in_the_runtime_that_the_recipe_names(model, images, schema):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    given = Given(schema=schema, inputs_N=images)
+    for params in ({"runtime": "openvino", "weight_bits": 8}, {"weight_bits": 8}):
+        chosen = recipe(**params)
+        judged = simulate(model, images[:32], chosen, given=given)(torch.from_numpy(images[:16]).float())
+        expected = open_choice(served(model, chosen, schema, images[:32]), runtime_of(chosen)).run(images[:16])
+        np.testing.assert_array_equal(judged.numpy(), expected)
+    assert simulate(model, images[:32], recipe(runtime="openvino"), given=given) is model, "in fp32 runtimes differ by rounding alone"
+
+
+def test_products_in_bf16_are_judged_in_bf16(model, images, schema, monkeypatch):
+    opened = []
+
+    class Coarse:
+        input_dtype = "uint8"
+
+        def run(self, inputs_N):
+            return np.zeros((len(inputs_N), 4), dtype=np.float32)
+
+    monkeypatch.setattr("foundry_ray.compression.imitation.open_choice", lambda onnx, choice: opened.append(choice) or Coarse())
+    chosen = recipe(runtime="openvino", runtime_precision="bf16")
+    judged = simulate(model, images[:32], chosen, given=Given(schema=schema, inputs_N=images))
+    assert not judged(torch.from_numpy(images[:4]).float()).any()
+    assert opened == [RuntimeChoice(name="openvino", precision="bf16")]

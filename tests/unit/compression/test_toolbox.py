@@ -241,3 +241,9 @@ def test_the_split_that_judges_is_stored_as_val(smaller, memory_store):
     rows = rows_of((images, np.arange(20) % 4), nn.Sequential(nn.Flatten(), nn.Linear(256, 4)), held_back_ratio=0.2, seed=1)
     ref = rows.published(memory_store)
     assert [len(load_split(ref, name, store=memory_store).labels_N) for name in ("train", "val")] == [16, 4]
+
+
+def test_a_step_that_comes_to_nothing_is_told(smaller, trained, reporter):
+    artifact = smaller({"prune.ratio": 0.01}, fit=lambda work: work.model)
+    assert artifact.num_params == sum(param.numel() for param in trained.parameters())
+    assert "prune takes nothing out of this model: what it asks for rounds to nothing." in reporter.warnings

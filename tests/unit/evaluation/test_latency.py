@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from foundry_ray.errors import StoreError
+from foundry_ray.errors import ConfigError, StoreError
 from foundry_ray.evaluation import QuietGate, RuntimeLatencyMeter, Served, measure_together
 from foundry_ray.inference import register
 from foundry_ray.protocols import RuntimeChoice
@@ -90,6 +90,24 @@ def test_another_batch_size_or_number_of_threads_is_another_measurement(meter):
     assert meter.device_fingerprint() != before
     meter.measure(linear(1.0), batch_size=1)
     assert meter.num_measured == 3
+
+
+def test_a_device_is_another_where_a_runtime_that_may_be_asked_for_has_another_version_or_is_gone(meter, monkeypatch):
+    alone = meter.device_fingerprint()
+    meter.others = ("scripted",)
+    assert meter.device_fingerprint() == alone, "it is the default one"
+    meter.others = ("onnxruntime", "openvino", "scripted")
+    found = []
+    for version in ("1", "2", ConfigError("it is not installed.", hint="install it.")):
+
+        def told(_self, version=version):
+            if isinstance(version, ConfigError):
+                raise version
+            return version
+
+        monkeypatch.setattr("foundry_ray.inference.openvino.OpenVinoOpener.version", told)
+        found.append(meter.device_fingerprint())
+    assert len({alone, *found}) == 4
 
 
 def test_another_runtime_precision_or_number_of_threads_of_a_recipe_is_another_measurement(meter):

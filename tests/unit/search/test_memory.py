@@ -138,3 +138,17 @@ def test_models_of_tokens_are_estimated_too(family: str) -> None:
     assert taken is not None
     assert taken.row_bytes > 12 * 16 * 4
     assert taken.state_bytes >= 4 * 4 * sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_teacher_in_the_step_counts_with_its_weights_and_what_it_holds_at_once() -> None:
+    student, teacher, train = _model(8), _model(32), TrainConfig(precision="fp32")
+    alone = footprint(student, train, SCHEMA.shape, device="cpu")
+    assert alone is not None
+    taught, compared = (memory.beside(alone, teacher, train, SCHEMA.shape, device="cpu", keeps=keeps) for keeps in (False, True))
+    assert taught is not None
+    assert compared is not None
+    weights = sum(tensor.numel() for tensor in [*teacher.parameters(), *teacher.buffers()])
+    assert taught.state_bytes - alone.state_bytes == compared.state_bytes - alone.state_bytes == 4 * weights
+    assert alone.row_bytes + 2 * 32 * 16 * 16 * 4 <= taught.row_bytes < compared.row_bytes
+    assert teacher.training
+    assert memory.beside(alone, _LooksAtValues(), train, (1, 2, 2), device="cpu", keeps=False) is None

@@ -265,6 +265,18 @@ def test_where_latency_is_not_wanted_the_teacher_is_not_measured(trial_context: 
     assert meter.num_measured == 1
 
 
+@pytest.mark.parametrize("params", [{"sparsify.ratio": 0.5}, {"sparsify.ratio": 0.5, "sparsify.schedule": "one_shot"}])
+def test_a_student_with_zeros_costs_what_its_teacher_does_and_is_not_rejected_for_it(
+    trial_context: TrialContext, memory_store: MemoryStore, params: dict[str, float | str]
+) -> None:
+    context = replace(trial_context, objectives=("accuracy", "latency_p50_ms"))
+    runner = tiny_runner(context, memory_store, meter=RecordedLatencyMeter(lambda onnx: 1.0))
+    asked = {"lr": 0.01, "sparsify.whole_ends": False, **params}
+    event = next(runner(_job(params=asked)))
+    assert event.kind == "prepared"
+    assert {name: event.values[name] for name in ("num_params", "num_macs", "size_bytes")} == dict(context.teacher_cost)
+
+
 def test_the_teacher_is_measured_once(trial_context: TrialContext, memory_store: MemoryStore) -> None:
     meter = RecordedLatencyMeter(lambda onnx: float(len(onnx)))
     runner = tiny_runner(replace(trial_context, objectives=("latency_p50_ms",)), memory_store, meter=meter)
@@ -285,6 +297,25 @@ def test_an_optimizer_that_is_not_there_fails_the_trial_and_not_its_process(tria
     assert "there is no module 'nowhere'" in event.error
 
 
+def test_a_trial_under_a_budget_of_accuracy_keeps_the_layers_that_were_settled_before_it(
+    trial_context: TrialContext, memory_store: MemoryStore
+) -> None:
+    params = {**PARAMS, "weight_bits": 8, "quantize.accuracy_budget": 0.0}
+    students = Students(trial_context)
+    [settled, again] = [students.make(params, 1).recipe.step("quantize") for _ in range(2)]
+    assert settled == again
+    assert settled is not None
+    assert "accuracy_budget" not in settled.params
+    events = _run(tiny_runner(trial_context, memory_store), _job(params=params))
+    named = {**PARAMS, "weight_bits": 8, **{f"quantize.{name}": value for name, value in settled.params.items() if name == "keep"}}
+    assert events[0].effective == next(tiny_runner(trial_context, memory_store)(_job(params=named))).effective
+    finished = tiny_runner(trial_context, memory_store).finish(
+        Trial(trial_id="0", number=0, params=params, recipe=CompressionRecipe(), seed=1), prefix="finished"
+    )
+    assert finished.recipe is not None
+    assert finished.recipe.step("quantize") == settled
+
+
 def test_equal_trials_have_equal_hashes_and_others_do_not(trial_context: TrialContext, memory_store: MemoryStore) -> None:
     runner = tiny_runner(trial_context, memory_store)
     hashes = [next(runner(_job(params={**PARAMS, **change}))).effective for change in ({}, {"prune_ratio": 0.301}, {"lr": 0.02}, {"weight_bits": 32})]
@@ -300,6 +331,15 @@ def test_a_slot_that_is_small_takes_the_same_batch_in_smaller_passes(trial_conte
     assert "trial 0 trains in passes of 4 rows, the same batch of 16" in reporter.warnings[0]
     assert tight[0].effective == whole[0].effective
     assert tight[-1].values["loss"] == pytest.approx(whole[-1].values["loss"], rel=0.5)
+
+
+def test_a_teacher_that_answers_in_the_step_takes_its_part_of_the_slot(trial_context: TrialContext, memory_store: MemoryStore) -> None:
+    reporter, alone = RecordingReporter(), {**PARAMS, "distil_alpha": 0.0}
+    room_bytes = _room(trial_context, rows=16)
+    for params in (alone, {**alone, "distil_alpha": 0.5, "distil.source": "online"}):
+        _run(tiny_runner(trial_context, memory_store, reporter=reporter, room_bytes=room_bytes), _job(params=params))
+    [warning] = reporter.warnings
+    assert "trial 0 trains in passes of " in warning
 
 
 def _room(context: TrialContext, *, rows: int) -> int:
