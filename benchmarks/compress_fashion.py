@@ -84,9 +84,9 @@ _ARMS: Mapping[str, Arm] = {
     QAT: Arm(recipe={"weight_bits": 8, "quantize.qat": True, "quantize.qat_from": 0.0, **_TAUGHT, "epochs": 1, "lr": 2e-4}, share=0.25),
     PRUNED: Arm(recipe={"prune_ratio": 0.36, **_TAUGHT, "epochs": 3, "lr": 1e-3}, views=3),
     ALL: Arm(recipe={**_TENTH_OF_SIZE, "epochs": _ALL_EPOCHS}),
-    f"{ALL}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "epochs": _ALL_EPOCHS}, views=_ALL_EPOCHS),
+    f"{ALL}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "epochs": _ALL_EPOCHS}, views=3),
     TENTH: Arm(recipe={**_TENTH_OF_SIZE, "epochs": round(_TENTH_EPOCHS / LABELLED_RATIO)}, labels="tenth alone"),
-    f"{TENTH}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "distil_alpha": 0.9, "epochs": _TENTH_EPOCHS}, views=_TENTH_EPOCHS, labels="tenth"),
+    f"{TENTH}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "distil_alpha": 0.9, "epochs": _TENTH_EPOCHS}, views=2, labels="tenth"),
 }
 _STUDENT_OF_MILLION = Arm(recipe={"width": 12, "depth": 2, **_TAUGHT, "epochs": 10, "lr": 6e-3}, views=4)
 

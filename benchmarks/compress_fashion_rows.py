@@ -77,7 +77,8 @@ def _seeds(num_seeds: int) -> str:
 def _dropped(name: str, what: str, rows: Sequence[Row], **peers: float) -> Claim:
     """Points that students lost."""
     drop = Interval.of([row.drop_points for row in rows])
-    seen = {"ci_low": drop.low, "ci_high": drop.high, "accuracy": statistics.mean(row.accuracy for row in rows), **peers}
+    bounds = {"ci_low": drop.low, "ci_high": drop.high} if len(rows) > 1 else {}
+    seen = {**bounds, "accuracy": statistics.mean(row.accuracy for row in rows), "teacher": statistics.mean(row.before for row in rows), **peers}
     return Claim(name=name, claim=f"Fashion-MNIST, points lost: {what}", value=drop.mean, unit="points", runs=_runs(rows), peers=seen)
 
 
