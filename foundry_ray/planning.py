@@ -186,6 +186,7 @@ def profiled(planned: Plan, config: PipelineConfig, *, store: ArtifactStore | No
     import torch
 
     from foundry_ray.clock import SystemClock
+    from foundry_ray.data import load_split
     from foundry_ray.observability import ConsoleReporter
     from foundry_ray.search.checks import check_imported
     from foundry_ray.search.profile import Circumstances, profile_space, scratch_tools
@@ -194,19 +195,24 @@ def profiled(planned: Plan, config: PipelineConfig, *, store: ArtifactStore | No
     schema, clock = classes_only(check_data(config, settings), what="the profile of a search space"), SystemClock()
     check_imported(load_space(config.search.space, config.search), config.teacher.model, where=config.search.space)
     num_gpus = torch.cuda.device_count()
+    dataset = _Look(config, store).output("data", keys.data(config, settings), DatasetRef)
+    train = None
+    if store is not None and dataset is not None and dataset.schema.kind == "tokens":
+        schema, train = classes_only(dataset.schema, what="the profile of a search space"), load_split(dataset, "train", store=store)
     around = Circumstances(
-        rows=_rows(config, store, settings),
+        rows=_rows(config, dataset),
         num_workers=_num_workers(config, settings, num_gpus=num_gpus),
         price=config.search.budget.price_per_worker_hour if price is None else price,
         device="cuda:0" if num_gpus else "cpu",
+        train=train,
     )
     with scratch_tools(config.search.latency, settings, clock=clock, reporter=ConsoleReporter(clock=clock)) as tools:
         return replace(planned, profile=profile_space(config, schema, around, tools))
 
 
-def _rows(config: PipelineConfig, store: ArtifactStore | None, settings: Settings) -> tuple[int, int] | None:
+def _rows(config: PipelineConfig, dataset: DatasetRef | None) -> tuple[int, int] | None:
     """Of train and val: as prepared, or as the configuration counts them."""
-    dataset, split = _Look(config, store).output("data", keys.data(config, settings), DatasetRef), config.data.split
+    split = config.data.split
     if dataset is not None:
         return dataset.splits["train"].num_rows, dataset.splits["val"].num_rows
     return (int(split.train), int(split.val)) if split.train >= 1 and split.val >= 1 else None

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from foundry_ray import data, models
+from foundry_ray import data, keys, models
 from foundry_ray.clock import SystemClock
-from foundry_ray.compression import recipe_from_params
+from foundry_ray.compression import apply_recipe, cost, recipe_from_params
 from foundry_ray.config import PipelineConfig, Settings
 from foundry_ray.context import Context
 from foundry_ray.errors import ConfigError
 from foundry_ray.inference import predict_files
 from foundry_ray.pipeline import Pipeline
-from foundry_ray.planning import check_data, check_run
-from foundry_ray.protocols import ArtifactStore
+from foundry_ray.planning import check_data, check_run, plan, profiled
+from foundry_ray.protocols import ArtifactStore, Given
+from foundry_ray.runlog import StageResult, commit_result
 from foundry_ray.search.environment import shared_context
 from foundry_ray.search.events import Job
 from foundry_ray.search.targets import TargetSpec, teacher_logits, trial_seed
@@ -26,7 +27,7 @@ from foundry_ray.student import make_student
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import MemoryStore
 from foundry_ray.testing.trials import tiny_runner
-from foundry_ray.types import SearchSpace, TokenSchema, Trial
+from foundry_ray.types import SearchSpace, TokenSchema, Trial, to_json
 
 PARAMS = {
     "lr": 0.01,
@@ -124,6 +125,27 @@ def test_a_pipeline_of_texts_plans_and_serving_it_is_refused_before_anything_sta
     check_run(config, schema, settings)
     with pytest.raises(ConfigError, match=r"serving got sequences of 8 token ids .*wanted images.*`serve.enabled: false`"):
         check_run(config_of(source, serve={"enabled": True}), schema, settings)
+
+
+def test_a_profile_counts_the_tokens_of_a_data_set_that_is_prepared(source: str, settings: Settings, store: MemoryStore) -> None:
+    space = {"space": "text", "scheduler": {"rungs": [1]}, "latency": {"budget_s": 0.01}, "budget": {"trials": 2}}
+    model = {"family": "transformer", "width": 32, "depth": 2, "params": {"heads": 2}}
+    teacher = {"model": model, "train": {"batch_size": 16}, "workers": 1, "use_gpu": False}
+    config = config_of(source, search=space, teacher=teacher)
+    before = profiled(plan(config, store=None, settings=settings), config, store=None, settings=settings).profile
+    dataset = Pipeline(config=config, context=_Here(store, settings)).prepare_data()
+    result = StageResult(outputs=to_json(dataset), run_id="r", created_at="", duration_s=0.0, versions={})
+    commit_result(store, "data", keys.data(config, settings), result)
+    after = profiled(plan(config, store=store, settings=settings), config, store=store, settings=settings).profile
+    assert before is not None
+    assert after is not None
+    split = data.load_split(dataset, "train", store=store)
+    given = Given(schema=dataset.schema, task=dataset.task, inputs_N=split.inputs_N, labels_N=split.labels_N, seed=config.seed)
+    built = models.build(config.teacher.model, dataset.schema, None, seed=config.seed)
+    student = apply_recipe(built, recipe_from_params(after.smallest.params)[1], given, family="transformer")
+    assert after.smallest.num_params == cost(student, dataset.schema).num_params
+    assert not any("made-up texts" in warning for warning in after.warnings)
+    assert any("made-up texts: `foundry run --until data`" in warning for warning in before.warnings)
 
 
 def test_images_have_no_use_for_a_task_of_texts(source: str, settings: Settings) -> None:

@@ -29,6 +29,7 @@ _BUILD_S = 12.0
 _JUDGE_S = 12.0
 _NUM_PHASES = 4
 _FEW = 0.05
+_COUNTS = "trim_vocabulary."
 
 
 def profile_space(config: PipelineConfig, schema: Schema, around: Circumstances, tools: Tools) -> SpaceProfile:
@@ -44,7 +45,7 @@ def profile_space(config: PipelineConfig, schema: Schema, around: Circumstances,
     space = load_space(config.search.space, config.search)
     with as_in_a_trial(config.seed):
         tools.reporter.progress(0, _NUM_PHASES, "building students")
-        context = made_up(config, schema)
+        context = made_up(config, schema, around)
         found = sample(context, space, num_wanted=around.num_students, limit_s=_BUILD_S, clock=tools.clock)
         facts = _measured(config, context, space, found, tools)
         tools.reporter.progress(_NUM_PHASES - 1, _NUM_PHASES, "timing training steps")
@@ -117,7 +118,7 @@ def _summed_up(config: PipelineConfig, facts: _Facts, around: Circumstances, epo
         effort=effort,
         device=facts.bench.device,
         train_device=around.device,
-        warnings=(*_of_sample(facts), *_of_constraints(facts), *_of_latency(facts), *_of_effort(effort, config, around)),
+        warnings=(*_of_sample(facts, around), *_of_constraints(facts), *_of_latency(facts), *_of_effort(effort, config, around)),
     )
 
 
@@ -151,8 +152,10 @@ def _effort(config: PipelineConfig, facts: _Facts, around: Circumstances, epoch_
     )
 
 
-def _of_sample(facts: _Facts) -> Iterator[str]:
+def _of_sample(facts: _Facts, around: Circumstances) -> Iterator[str]:
     found, space = facts.found, facts.space
+    if around.train is None and any(param.name.startswith(_COUNTS) for param in space.params):
+        yield "what trim_vocabulary keeps was counted in made-up texts: `foundry run --until data` prepares the real ones."
     if found.is_short:
         num_drawn = len(found.students) + found.num_impossible
         yield f"{num_drawn} students stand for the space, wanted {found.num_wanted}: building one takes long, or few points keep the relations."

@@ -18,7 +18,7 @@ from foundry_ray.data import Split
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.isolation import isolated
 from foundry_ray.search.profile.sampled import Sampled
-from foundry_ray.search.profile.tools import Tools
+from foundry_ray.search.profile.tools import Circumstances, Tools
 from foundry_ray.search.trial import TrialContext, TrialRunner
 from foundry_ray.types import ImageSchema, Preprocessing, Schema
 
@@ -28,6 +28,7 @@ _MACS = 2e10
 _MACS_PER_TRAINED = 3  # forward, and twice as much backward
 _MOST_STEPS = 8
 _MOST_VAL_ROWS = 1000
+_MOST_COUNTED_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +51,12 @@ def as_in_a_trial(seed: int) -> Iterator[None]:
         yield
 
 
-def made_up(config: PipelineConfig, schema: Schema) -> TrialContext:
-    """What the trials of this pipeline would share, with a teacher that was never trained, and a few rows of noise."""
+def made_up(config: PipelineConfig, schema: Schema, around: Circumstances) -> TrialContext:
+    """What the trials of this pipeline would share, with a teacher that was never trained, and a few rows of noise; of texts as many as there are."""
     middle = Preprocessing(mean=(127.5,) * schema.channels, std=(64.0,) * schema.channels) if isinstance(schema, ImageSchema) else None
     teacher = models.build(config.teacher.model, schema, middle, seed=config.seed)
     return TrialContext(
-        train=_noise(schema, _CALIBRATION_ROWS),
+        train=around.train or _noise(schema, _num_rows(schema, around)),
         val=_noise(schema, 1),
         logits_VNC=None,
         teacher_description=models.describe(teacher),
@@ -70,6 +71,12 @@ def made_up(config: PipelineConfig, schema: Schema) -> TrialContext:
         seed=config.seed,
         prefix="rehearsal",
     )
+
+
+def _num_rows(schema: Schema, around: Circumstances) -> int:
+    """Rows that ranges are calibrated on, or that tokens are counted in."""
+    counted = min(around.rows[0], _MOST_COUNTED_ROWS) if around.rows is not None else 0
+    return _CALIBRATION_ROWS if isinstance(schema, ImageSchema) else max(_CALIBRATION_ROWS, counted)
 
 
 def rehearse(context: TrialContext, student: Sampled, *, num_val_rows: int, tools: Tools, device: str) -> Pace | None:
@@ -88,7 +95,7 @@ def rehearse(context: TrialContext, student: Sampled, *, num_val_rows: int, tool
     batch_size = int(student.params.get("batch_size", context.student.batch_size))
     num_steps = _most(student.num_macs * _MACS_PER_TRAINED * batch_size, _MOST_STEPS)
     num_epochs, num_judged = 2 if num_steps > 1 else 1, min(num_val_rows, _most(student.num_macs, _MOST_VAL_ROWS))
-    train = _noise(context.schema, num_steps * batch_size)
+    train = _some(context, num_steps * batch_size)
     distils = any(name.startswith("distil") for name in student.params)
     whole = replace(context, train=train, val=_noise(context.schema, num_judged), logits_VNC=_no_answers(train, context) if distils else None)
     known = {"num_params": float(student.num_params)}  # what is known of a student is not measured again
@@ -112,13 +119,22 @@ def _most(macs: float, limit: int) -> int:
     return max(1, min(limit, int(_MACS / max(macs, 1.0))))
 
 
+def _some(context: TrialContext, num_rows: int) -> Split:
+    """Rows to train on: noise, or of texts those that tokens were counted in, so that the student is the one that was built."""
+    if isinstance(context.schema, ImageSchema):
+        return _noise(context.schema, num_rows)
+    rows = np.arange(num_rows) % len(context.train.labels_N)
+    return Split(inputs_N=context.train.inputs_N[rows], labels_N=context.train.labels_N[rows])
+
+
 def _noise(schema: Schema, num_rows: int) -> Split:
     generator = np.random.default_rng(num_rows)
     inputs_N: np.ndarray
     if isinstance(schema, ImageSchema):
         inputs_N = generator.integers(0, 256, (num_rows, *schema.shape), dtype=np.uint8)
     else:
-        inputs_N = generator.integers(0, schema.vocab_size, (num_rows, *schema.shape))
+        shares_V = 1 / np.arange(1, schema.vocab_size + 1)  # Zipf's law: some tokens are in every text, and some in none
+        inputs_N = generator.choice(schema.vocab_size, size=(num_rows, *schema.shape), p=shares_V / shares_V.sum())
     return Split(inputs_N=inputs_N, labels_N=generator.integers(0, len(schema.classes), num_rows))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundry_ray.config import LatencyConfig, Settings
+from foundry_ray.data import Split
 from foundry_ray.protocols import ArtifactStore, Clock, LatencyMeter, Reporter
 
 
@@ -33,6 +34,7 @@ class Circumstances:
 
     Attributes:
         rows: Of the training and the val split, where they are known.
+        train: The training split, where it is prepared and what students come to hangs on it: tokens are counted. Else noise stands for it.
         num_workers: That work at once, where that is known.
         price: Of a worker-hour.
         device: What trials train on: `cpu` or `cuda:<index>`.
@@ -44,6 +46,7 @@ class Circumstances:
     price: float
     device: str = "cpu"
     num_students: int = 64
+    train: Split | None = None
 
 
 @contextmanager
