@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray.reporting import units
+from foundry_ray.reporting.markdown import HEADING, SERVING, latency_rows, markdown_table
 from foundry_ray.reporting.models import facts
-from foundry_ray.types import EvaluationReport, LatencyResult, MetricValue, ModelReport
+from foundry_ray.types import EvaluationReport, MetricValue, ModelReport
 
 if TYPE_CHECKING:
     from foundry_ray.registry import ModelCard
-
-HEADING = "# "
-SERVING = """\
-Everything that serving needs is in `model.onnx`: it takes raw pixels, which it normalises itself, or token ids, and gives logits. `signature.json`
-names what it takes and the classes; where a `tokenizer.json` lies beside it, the library tokenizers makes ids of texts with it, cut and padded.
-numpy and onnxruntime are enough:
-
-```python
-import json
-import sys
-
-import numpy as np
-import onnxruntime
-
-with open("signature.json", encoding="utf-8") as file:
-    signature = json.load(file)
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-rows = np.load(sys.argv[1])  # of the dtype and the shape in signature["input"]
-[logits] = session.run([signature["output"]["name"]], {signature["input"]["name"]: rows})
-print(json.dumps([signature["classes"][index] for index in logits.argmax(axis=1)]))
-```
-"""
 
 
 def write_card(card: ModelCard, path: Path) -> None:
@@ -92,17 +71,6 @@ def _latencies(report: EvaluationReport) -> Iterator[tuple[str, ...]]:
         yield from ((side, *row) for row in latency_rows(model.latency))
 
 
-def latency_rows(results: Sequence[LatencyResult]) -> Iterator[tuple[str, str, str]]:
-    """p50 with its 95 % interval, p95, and under which conditions."""
-    for result in results:
-        yield f"{result.p50_ms:.3f} ms [{result.ci_ms[0]:.3f}, {result.ci_ms[1]:.3f}]", f"{result.p95_ms:.3f} ms", _conditions(result)
-
-
-def _conditions(result: LatencyResult) -> str:
-    noisy = ", noisy" if result.is_noisy else ""
-    return f"{result.device}, {result.runtime}, {result.threads} thread(s), batch {result.batch_size}, n {result.n}{noisy}"
-
-
 def _sizes(teacher: ModelReport, student: ModelReport) -> Iterator[tuple[str, ...]]:
     rows = (
         ("parameters", teacher.num_params, student.num_params, units.si_count),
@@ -115,11 +83,3 @@ def _sizes(teacher: ModelReport, student: ModelReport) -> Iterator[tuple[str, ..
 
 def _interval(name: str, metric: MetricValue) -> str:
     return f"{units.value(name, metric.value)} [{units.value(name, metric.ci_low)}, {units.value(name, metric.ci_high)}] (n {metric.n})"
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """The lines of a table."""
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{' --- |' * len(columns)}"
-    for row in rows:
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"

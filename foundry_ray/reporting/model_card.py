@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from foundry_ray.config import CardConfig
 from foundry_ray.reporting import units
-from foundry_ray.reporting.card import HEADING, SERVING, latency_rows, markdown_table
+from foundry_ray.reporting.markdown import HEADING, SERVING, latency_rows, markdown_table
 from foundry_ray.types import DatasetRef, ImageSchema, LatencyResult
 
 _NOT_STATED = "not stated"
