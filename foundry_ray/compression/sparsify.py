@@ -86,7 +86,7 @@ class Masks:
         self._params = params
         self._weights: dict[str, Tensor] = {}
         self._zeros: dict[str, Tensor] = {}
-        self._updates: int | None = None  # that were carried out; None in a process that has carried out none
+        self._updates: int | None = None  # that were carried out; None in a process that has taken no step
 
     @property
     def settled_at(self) -> float:
