@@ -1,6 +1,6 @@
 """Our joint recipes beside other libraries on one trained model: accuracy on val against latency, every file in its fastest runtime.
 
-python -m benchmarks.compress_peers           about 40 minutes on two quiet cores, writes results
+python -m benchmarks.compress_peers           about 35 minutes on two quiet cores, writes results
 python -m benchmarks.compress_peers --quick   few rows and students; writes none
 
 The teacher is the 0.70 M Fashion-MNIST ResNet of seed 0. Torch-Pruning alone (its importance, plain fine-tuning) at three ratios; onnxruntime's own

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.record import ROOT, work_folder
 
 _PACKAGES = ("torchao==0.18.0", "nncf==3.4.0")
-_INSTALL_TIMEOUT_S = 600.0
+_INSTALL_TIMEOUT_S = 1_800.0
 
 
 def peers_python() -> str:
