@@ -35,14 +35,14 @@ from benchmarks.record import work_folder
 from foundry_ray import data, models, tasks
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.clock import SystemClock
-from foundry_ray.compression import Fitting, Options, compress
+from foundry_ray.compression import Fitting, Options, apply_recipe, compress, cost, recipe_from_params
 from foundry_ray.config import ModelConfig, TrainConfig
 from foundry_ray.data import Split
 from foundry_ray.data.hashing import permutation
 from foundry_ray.inference import load_served, open_runtime, run_batched
 from foundry_ray.observability import ConsoleReporter
-from foundry_ray.protocols import ArtifactStore
-from foundry_ray.types import ModelArtifact, Scalar, from_json, to_json
+from foundry_ray.protocols import ArtifactStore, Given
+from foundry_ray.types import ModelArtifact, Scalar, Schema, from_json, to_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +66,7 @@ class Arm:
         is_trained: Whether there is any training.
         share: Of the training rows that are used.
         views: Of each row that the teacher answers for.
+        macs_ratio: Channels are pruned until there are so many times fewer MACs; 0: none are.
         labels: `all`; `tenth`: the others are unlabelled; `tenth alone`: the others are left out.
     """
 
@@ -73,6 +74,7 @@ class Arm:
     is_trained: bool = True
     share: float = 1.0
     views: int = 1
+    macs_ratio: float = 0.0
     labels: str = "all"
 
 
@@ -82,7 +84,7 @@ _ALL_EPOCHS, _TENTH_EPOCHS = 5, 3
 _ARMS: Mapping[str, Arm] = {
     **{f"{INT8} {kind}": Arm(recipe={"weight_bits": 8, "quantize.calibration": kind}, is_trained=False) for kind in CALIBRATIONS},
     QAT: Arm(recipe={"weight_bits": 8, "quantize.qat": True, "quantize.qat_from": 0.0, **_TAUGHT, "epochs": 1, "lr": 2e-4}, share=0.25),
-    PRUNED: Arm(recipe={"prune_ratio": 0.36, **_TAUGHT, "epochs": 3, "lr": 1e-3}, views=3),
+    PRUNED: Arm(recipe={**_TAUGHT, "epochs": 4, "lr": 2e-3}, views=3, macs_ratio=2.1),
     ALL: Arm(recipe={**_TENTH_OF_SIZE, "epochs": _ALL_EPOCHS}),
     f"{ALL}{TAUGHT}": Arm(recipe={**_TENTH_OF_SIZE, **_TAUGHT, "epochs": _ALL_EPOCHS}, views=3),
     TENTH: Arm(recipe={**_TENTH_OF_SIZE, "epochs": round(_TENTH_EPOCHS / LABELLED_RATIO)}, labels="tenth alone"),
@@ -99,6 +101,7 @@ class Subject:
     artifact: ModelArtifact
     accuracy: float
     size_bytes: int
+    schema: Schema
     train: Split
     val: Split
 
@@ -135,7 +138,7 @@ def _subject(teacher: fashion.Teacher) -> Subject:
     if name not in _subjects:
         store = LocalStore(Path(teacher.store.removeprefix("file://")))
         train, val = (data.load_split(teacher.dataset, split, store=store) for split in ("train", "val"))
-        _subjects[name] = _judged(teacher.model, store, train, val)
+        _subjects[name] = _judged(teacher.model, store, teacher.dataset.schema, train, val)
     return _subjects[name]
 
 
@@ -149,12 +152,13 @@ def _of_a_million(seed: int, teacher: fashion.Teacher, *, is_quick: bool) -> Sub
         fresh = models.build(_LARGE, teacher.dataset.schema, teacher.dataset.preprocessing, seed=seed)
         artifact = _compressed(Arm(recipe={"epochs": _LARGE_EPOCHS}), seed, fresh, given, store, is_quick=is_quick)
         note.write_text(json.dumps(to_json(artifact)))
-    return _judged(artifact, store, given.train, given.val)
+    return _judged(artifact, store, given.schema, given.train, given.val)
 
 
-def _judged(artifact: ModelArtifact, store: ArtifactStore, train: Split, val: Split) -> Subject:
+def _judged(artifact: ModelArtifact, store: ArtifactStore, schema: Schema, train: Split, val: Split) -> Subject:
     model, onnx = models.load_model(store, artifact), load_served(store, artifact)
-    return Subject(model=model, artifact=artifact, accuracy=_accuracy(onnx, val), size_bytes=len(onnx), train=train, val=val)
+    accuracy = _accuracy(onnx, val)
+    return Subject(model=model, artifact=artifact, accuracy=accuracy, size_bytes=len(onnx), schema=schema, train=train, val=val)
 
 
 def _accuracy(onnx: bytes, val: Split) -> float:
@@ -178,6 +182,8 @@ def _compressed(arm: Arm, seed: int, model: nn.Module, subject: Subject, store: 
         recipe |= _QUICK
     if "weight_bits" in recipe and not recipe.get("quantize.qat"):
         recipe["quantize.calibration_seed"] = seed
+    if arm.macs_ratio:
+        recipe["prune_ratio"] = _least_ratio(subject, arm.macs_ratio)
     rows = _rows(subject.train, arm, seed)
     return compress(
         model,
@@ -190,6 +196,17 @@ def _compressed(arm: Arm, seed: int, model: nn.Module, subject: Subject, store: 
         store=store,
         reporter=ConsoleReporter(clock=SystemClock()),
     )
+
+
+def _least_ratio(subject: Subject, macs_ratio: float) -> float:
+    """The share of channels that has to go: counts are rounded, so it is tried."""
+    given = Given(schema=subject.schema)
+    for percent in range(20, 95):
+        _, recipe = recipe_from_params({"prune_ratio": percent / 100})
+        pruned = apply_recipe(subject.model, recipe, given, family=subject.artifact.family)
+        if subject.artifact.num_macs >= macs_ratio * cost(pruned, subject.schema).num_macs:
+            return percent / 100
+    raise AssertionError(f"no share of channels makes MACs {macs_ratio:g} times fewer")
 
 
 def _untrained(work: Fitting) -> nn.Module:
