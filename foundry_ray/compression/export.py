@@ -29,6 +29,8 @@ OUTPUT_NAME = "logits"
 _OPSET = 18
 _IR_VERSION = 10
 _MAX_BATCH = 4096
+_INNER = "/inner"
+"""What comes after a slash is no part of the traced name (`static_int8.node_of`)."""
 _WRAPPER = "inner"
 """The attribute that holds a model while torch exports it."""
 
@@ -77,12 +79,21 @@ def _written(traced: fx.GraphModule, schema: Schema) -> onnx.ModelProto:
 
     writer, start, end = _visited(traced)
     has_pixels, name = schema.kind == "images", input_name(schema)
+    _rename(writer.nodes, name)
+    start, end = (f"{one}{_INNER}" if one == name else one for one in (start, end))
     first = helper.make_node("Cast", [name], [start], to=TensorProto.FLOAT) if has_pixels else helper.make_node("Identity", [name], [start])
     nodes = _without_identities([first, *writer.nodes], end)
     rows = helper.make_tensor_value_info(name, TensorProto.UINT8 if has_pixels else TensorProto.INT64, ["batch", *schema.shape])
     logits = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", len(schema.classes)])
     graph = helper.make_graph(nodes, "model", [rows], [logits], list(writer.weights.values()))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+
+
+def _rename(nodes: list[onnx.NodeProto], public: str) -> None:
+    """Give a tensor another name that the model calls as the file calls its input or its result."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            names[:] = [f"{name}{_INNER}" if name == public else name for name in names]
 
 
 def _without_identities(nodes: list[onnx.NodeProto], end: str) -> list[onnx.NodeProto]:
@@ -97,6 +108,8 @@ def _without_identities(nodes: list[onnx.NodeProto], end: str) -> list[onnx.Node
         node.input[:] = inputs
         kept.append(node)
     result = alias.get(end, end)
+    if result != OUTPUT_NAME:
+        _rename(kept, OUTPUT_NAME)
     for node in kept:
         node.input[:] = [OUTPUT_NAME if name == result else name for name in node.input]
         node.output[:] = [OUTPUT_NAME if name == result else name for name in node.output]

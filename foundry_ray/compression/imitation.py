@@ -35,22 +35,29 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_IMITATED = (nn.Conv2d, nn.Linear, nn.Embedding)
+
+
 def shipped_module(model: nn.Module, calibration_N: np.ndarray, recipe: CompressionRecipe, given: Given | None) -> nn.Module:
     """See `simulate.simulate`."""
     params, choice = params_of(recipe), runtime_of(recipe)
     plain, learnt = detached(model)
-    exported = to_onnx(plain, _schema_of(plain, calibration_N, given)) if is_changed(recipe) else b""
+    if not is_changed(recipe):
+        return model
+    schema = _schema_of(plain, calibration_N, given)
+    exported = to_onnx(plain, schema)
     if params is None:
-        return _Served(open_choice(exported, choice)) if exported else model
+        return _Served(open_choice(exported, choice))
     made = quantized(exported, calibration_N, params, given=given, learnt=learnt)
     is_here = next(model.parameters()).device.type == "cpu"
-    imitated = None if is_here or choice.precision != "fp32" else _imitated(plain, params, made)
+    imitated = None if is_here or choice.precision != "fp32" else _imitated(plain, params, made, schema)
     return _Served(open_choice(made.onnx, choice)) if imitated is None else imitated
 
 
-def imitate(model: nn.Module, calibration_N: np.ndarray, params: QuantizeParams = INT8) -> nn.Module | None:
+def imitate(model: nn.Module, calibration_N: np.ndarray, params: QuantizeParams = INT8, *, given: Given | None = None) -> nn.Module | None:
     """The quantized model in fp32 arithmetic, differing from the file by rounding only; None where its graph cannot be traced."""
-    return _imitated(model, params, quantized(to_onnx(model, _schema_of(model, calibration_N, None)), calibration_N, params))
+    schema = _schema_of(model, calibration_N, given)
+    return _imitated(model, params, quantized(to_onnx(model, schema), calibration_N, params), schema)
 
 
 class _Served(nn.Module):
@@ -68,12 +75,12 @@ class _Served(nn.Module):
         return torch.from_numpy(run_batched(self._runtime, rows_N)).to(inputs.device)
 
 
-def _imitated(model: nn.Module, params: QuantizeParams, made: Quantized) -> nn.Module | None:
+def _imitated(model: nn.Module, params: QuantizeParams, made: Quantized, schema: Schema) -> nn.Module | None:
     traced = folded(model) if made.is_traced else None
     if traced is None:
         return None
     modules = {name: traced.get_submodule(name) for name in made.layers if _has(traced, name)}
-    if set(modules) != set(made.layers) or not all(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules.values()):
+    if set(modules) != set(made.layers) or not all(isinstance(module, _IMITATED) for module in modules.values()):
         return None
     grids = {node_of(name): grid for name, grid in made.grids.items()}
     if not set(grids) <= {*(node.name for node in traced.graph.nodes), OUTPUT_NAME, INPUT_NAME}:
@@ -85,7 +92,7 @@ def _imitated(model: nn.Module, params: QuantizeParams, made: Quantized) -> nn.M
             _round_weight(modules[node.target], node, params, grids)
     is_dynamic = params.scheme == "dynamic"
     measured = {name for name, module in modules.items() if is_dynamic and isinstance(module, nn.Linear) and name not in made.kept}
-    return _Imitation(traced, grids, measured)
+    return _Imitation(traced, grids, measured, has_pixels=schema.kind == "images")
 
 
 def _has(traced: fx.GraphModule, name: str) -> bool:
@@ -100,7 +107,10 @@ def _round_half(traced: fx.GraphModule, params: QuantizeParams, kept: set[str]) 
 
 
 def _round_weight(module: nn.Module, node: fx.Node, params: QuantizeParams, grids: Mapping[str, Grid]) -> None:
-    assert isinstance(module, (nn.Conv2d, nn.Linear)), "no other layer is imitated"
+    assert isinstance(module, _IMITATED), "no other layer is imitated"
+    if isinstance(module, nn.Embedding):
+        _round_table(module, params)
+        return
     source = node.args[0]
     grid = grids.get(source.name) if isinstance(source, fx.Node) else None
     if params.scheme == "static" and grid is None:
@@ -118,11 +128,21 @@ def _round_weight(module: nn.Module, node: fx.Node, params: QuantizeParams, grid
         module.weight.copy_(torch.from_numpy(numbers.reshape(weight.shape)))
 
 
-class _Imitation(nn.Module):
-    """Interprets a folded graph and rounds each stored tensor to its grid; goes to where its inputs are."""
+def _round_table(table: nn.Embedding, params: QuantizeParams) -> None:
+    """Rows as `weight_storage` stores them."""
+    weight = table.weight.detach().numpy()
+    size = weight.shape[1]
+    values, scale = integers.per_row(weight) if params.bits == 8 else integers.in_groups(weight, min(params.group, size + size % 2))
+    with torch.no_grad():
+        table.weight.copy_(torch.from_numpy((values * scale).reshape(len(weight), -1)[:, :size]))
 
-    def __init__(self, traced: fx.GraphModule, grids: Mapping[str, Grid], measured: set[str]) -> None:
+
+class _Imitation(nn.Module):
+    """Interprets a folded graph and rounds each stored tensor to its grid; goes to where its inputs are. Pixels become floats, token ids stay ids."""
+
+    def __init__(self, traced: fx.GraphModule, grids: Mapping[str, Grid], measured: set[str], *, has_pixels: bool) -> None:
         super().__init__()
+        self._has_pixels = has_pixels
         self.traced = traced
         self._grids = grids
         self._measured = measured
@@ -131,7 +151,7 @@ class _Imitation(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         device = inputs.device
         with torch.autocast(device.type, enabled=False):
-            logits: Tensor = _Rounding(self.traced.to(device), self._grids, self._measured).run(inputs.float())
+            logits: Tensor = _Rounding(self.traced.to(device), self._grids, self._measured).run(inputs.float() if self._has_pixels else inputs)
         return logits
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from foundry_ray.compression import to_onnx
+from foundry_ray.compression import recipe_from_params, served, to_onnx
 from foundry_ray.compression.onnx_graph import Unsupported
 from foundry_ray.compression.onnx_layers import is_traced
+from foundry_ray.compression.parity import check_export
 from foundry_ray.inference import graph_sha256, open_runtime
 from foundry_ray.types import ImageSchema
 
@@ -142,3 +143,25 @@ def test_a_refusal_to_write_names_the_operator(schema):
     assert traced is not None
     with pytest.raises(Unsupported, match="gelu"):
         _written(traced, schema)
+
+
+class Named(nn.Module):
+    """Its input and its layers are called as the file calls what goes in and comes out."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits, self.last = nn.Linear(256, 8), nn.Linear(8, 4)
+
+    def forward(self, pixels):
+        return self.last(torch.relu(self.logits(pixels.flatten(1) / 255)))
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_a_model_may_call_its_own_tensors_as_the_file_calls_its_input_and_its_result(bits, images, schema):
+    model = Named().eval()
+    assert is_traced(onnx.load_model_from_string(to_onnx(model, schema)).graph)
+    check_export(model, to_onnx(model, schema), images[:8])
+    stored = served(model, recipe_from_params({"weight_bits": bits})[1], schema, images[:32])
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images[:8]).float()).numpy()
+    assert np.abs(open_runtime(stored).run(images[:8]) - expected).max() < 0.05 * np.ptp(expected)

@@ -16,10 +16,14 @@ from torch import nn
 from foundry_ray import models
 from foundry_ray.compression import apply_recipe, cost, to_onnx
 from foundry_ray.compression.factorize import truncated
+from foundry_ray.compression.imitation import imitate
 from foundry_ray.compression.onnx_layers import is_traced
 from foundry_ray.compression.parity import check_export
+from foundry_ray.compression.quantize import quantized
+from foundry_ray.compression.quantize_params import QuantizeParams
 from foundry_ray.config import ModelConfig
 from foundry_ray.errors import RecipeInfeasible
+from foundry_ray.inference import open_runtime
 from foundry_ray.models.layers import set_dropout
 from foundry_ray.protocols import Given
 from foundry_ray.types import CompressionRecipe, ImageSchema, Preprocessing, Schema, Step, TokenSchema
@@ -299,3 +303,16 @@ def test_a_ratio_of_1_changes_nothing_and_one_that_makes_nothing_smaller_is_infe
     assert torch.equal(logits(made(model, Step(kind="factorize")), rows(TOKENS)), logits(model, rows(TOKENS)))
     with pytest.raises(RecipeInfeasible, match="no embedding and no linear layer would get smaller"):
         made(model, Step(kind="factorize", params={"linear_ratio": 0.9}))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("chosen", [{"bits": 8}, {"bits": 8, "scheme": "dynamic"}, {"bits": 8, "scheme": "weight_only"}, {"bits": 4}, {"bits": 16}])
+def test_a_model_of_tokens_is_imitated_for_gpus_with_its_tables_as_they_are_stored(kind, chosen):
+    model, given = build(kind, TOKENS), Given(schema=TOKENS, task="text_classification", inputs_N=training_rows())
+    params = QuantizeParams.model_validate(chosen)
+    shipped = open_runtime(quantized(to_onnx(model, TOKENS), training_rows(), params).onnx).run(rows(TOKENS))
+    imitated = imitate(model, training_rows(), params, given=given)(torch.from_numpy(rows(TOKENS))).numpy()
+    rounds_activations = params.bits == 8 and params.scheme != "weight_only"
+    assert np.abs(imitated - shipped).max() / np.ptp(shipped) < (0.05 if rounds_activations else 1e-4)
+    plain = model(torch.from_numpy(rows(TOKENS))).detach().numpy()
+    assert np.abs(imitated - plain).max() > 0
