@@ -104,16 +104,22 @@ class _Writer(Rewriter):
         values, scale = quantize_weight(weight if layer.axis == 0 else weight.T, bias, step)
         changed = NodeProto()
         changed.CopyFrom(node)
-        changed.input[1] = self._store_constant(f"{node.output[0]}/weight", values if layer.axis == 0 else values.T, scale, axis=layer.axis)
+        values = values if layer.axis == 0 else values.T
+        # onnxruntime takes a Gemm without a zero point of its weights apart again: it turns them back into floats in each call.
+        has_zero = node.op_type == "Gemm"
+        changed.input[1] = self._store_constant(f"{node.output[0]}/weight", values, scale, axis=layer.axis, has_zero=has_zero)
         if bias is not None:
             steps = scale.astype(np.float64) * step
             changed.input[2] = self._store_constant(f"{node.output[0]}/bias", np.rint(bias / steps).astype(np.int32), steps, axis=0)
         return changed
 
-    def _store_constant(self, name: str, integers: np.ndarray, scale: np.ndarray, *, axis: int) -> str:
+    def _store_constant(self, name: str, integers: np.ndarray, scale: np.ndarray, *, axis: int, has_zero: bool = False) -> str:
+        import numpy as np
+
         stored = self.constant(f"{name}/q", integers)
         step = self.constant(f"{name}/scale", scale.astype("float32"))
-        return self.emit("DequantizeLinear", [stored, step], name, axis=axis)
+        zero = [self.constant(f"{name}/zero", np.zeros(scale.shape, integers.dtype))] if has_zero else []
+        return self.emit("DequantizeLinear", [stored, step, *zero], name, axis=axis)
 
     def _dequantize(self, name: str) -> None:
         self.emit("DequantizeLinear", [self._integers(name), *self._grid_names(name)], name)
