@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given as such_as
@@ -210,6 +211,20 @@ def test_an_encoder_in_dynamic_int8_is_a_quarter_with_its_vocabulary():
     data = served(model, recipe(**SCHEMES["dynamic"]), wide, tokens(4))
     assert len(to_onnx(model, wide)) / len(data) >= 3.5
     assert weight_bytes(to_onnx(model, wide)) / weight_bytes(data) >= 3.8
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet", "transformer"])
+def test_onnxruntime_multiplies_integers_in_every_linear_layer_and_convolution(name, images, schema, tmp_path):
+    model, kind = (family(name), TEXT) if name == "transformer" else (built(images[:8], family=name), schema)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    calibration = tokens(8) if kind is TEXT else images[:8]
+    onnxruntime.InferenceSession(served(model, recipe(bits=8), kind, calibration), options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    made = {output: node.op_type for node in nodes for output in node.output}
+    assert not [node.op_type for node in nodes if node.op_type in ("Gemm", "Conv", "FusedGemm", "FusedConv")]
+    assert not [node for node in nodes if node.op_type == "MatMul" and any(made.get(name) == "DequantizeLinear" for name in node.input)]
 
 
 @pytest.mark.parametrize("scheme", ["static", "dynamic", "int8 weights", "int4 weights"])
