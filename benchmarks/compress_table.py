@@ -77,7 +77,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One family's: its rows, and where models lie."""
+    """One model's: its rows, and where what is made of it lies."""
 
     setup: Setup
     dataset: DatasetRef
@@ -101,16 +101,15 @@ class Work:
         """On val."""
         return float(tasks.get(self.dataset.task).correct(logits_NC, self.val.labels_N).mean())
 
-    def trained(self, size: str) -> ModelArtifact:
+    def trained(self) -> ModelArtifact:
         """The model that everything is done to."""
-        config = self.setup.model(size)
-        model = models.build(config, self.dataset.schema, self.dataset.preprocessing, seed=SEED)
+        model = models.build(self.setup.model, self.dataset.schema, self.dataset.preprocessing, seed=SEED)
         return self._compressed(model, CompressionRecipe(), fit_here, self.setup.train, self.setup.rows.train)
 
-    def row(self, size: str, technique: Technique, base: ModelArtifact) -> tuple[Row, ModelArtifact | None]:
+    def row(self, technique: Technique, base: ModelArtifact) -> tuple[Row, ModelArtifact | None]:
         """A technique carried out, or why it is not."""
         began_s = time.monotonic()
-        row = Row(family=self.setup.family, size=size, technique=technique.name)
+        row = Row(family=self.setup.family, size=self.setup.size, technique=technique.name)
         try:
             recipe = recipe_from_params(technique.asks)[1]
             seen = _Seen(work=self, recipe=recipe, is_trained=technique.is_trained)
@@ -177,26 +176,21 @@ def _choices(store: LocalStore, artifact: ModelArtifact) -> list[tuple[bytes, Ru
     return [(onnx, replace(choice, threads=1)) for choice in choices if can_run(onnx, choice)]
 
 
-def family(setup: Setup, log: Log, folder: Path, *, is_quick: bool) -> list[Row]:
-    """All rows of one family."""
+def rows_of(setup: Setup, log: Log, folder: Path, *, is_quick: bool) -> list[Row]:
+    """All rows of one model."""
     work = Work.of(setup, LocalStore(folder / "store"))
-    return [row for size in ("large", "small") for row in _of_size(work, size, log, is_quick=is_quick)]
-
-
-def _of_size(work: Work, size: str, log: Log, *, is_quick: bool) -> list[Row]:
-    name = f"{work.setup.family} {size}"
-    base = from_json(ModelArtifact, log.result(name, lambda: to_json(work.trained(size))), what=name)
-    made = {one.name: _made(log, work, size, one, base) for one in techniques(work.setup, is_quick=is_quick) if size in one.sizes}
+    base = from_json(ModelArtifact, log.result(setup.name, lambda: to_json(work.trained())), what=setup.name)
+    made = {one.name: _made(log, work, one, base) for one in techniques(setup, is_quick=is_quick)}
     artifacts = {technique: artifact for technique, (_, artifact) in made.items() if artifact is not None}
-    times = log.result(f"{name} latencies", lambda: latencies(work.store, artifacts)) if size == "large" else {}
+    times = log.result(f"{setup.name} latencies", lambda: latencies(work.store, artifacts)) if setup.size == "large" else {}
     return [replace(row, latencies=times.get(technique, {})) for technique, (row, _) in made.items()]
 
 
-def _made(log: Log, work: Work, size: str, technique: Technique, base: ModelArtifact) -> tuple[Row, ModelArtifact | None]:
-    name = f"{work.setup.family} {size}: {technique.name}"
+def _made(log: Log, work: Work, technique: Technique, base: ModelArtifact) -> tuple[Row, ModelArtifact | None]:
+    name = f"{work.setup.name}: {technique.name}"
 
     def _make() -> dict[str, Any]:
-        row, artifact = work.row(size, technique, base)
+        row, artifact = work.row(technique, base)
         told = f"refused, {row.refused}" if row.refused else f"{row.accuracy['after']:.4f}, {row.measured['size_bytes']:,} bytes, {row.seconds:.0f} s"
         print(f"{name}: {told}", flush=True)
         return {"row": asdict(row), "artifact": to_json(artifact)}
@@ -217,7 +211,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     for name in ("fashion_mnist", "spam_assassin"):
         assert timed(foundry("data", "fetch", name), env={"FOUNDRY_HOME": str(work_folder("fashion"))}).code == 0, f"{name} could not be fetched"
     log = Log.of(folder / "done.jsonl")
-    rows = [row for setup in setups(is_quick=options.quick) for row in family(setup, log, folder, is_quick=options.quick)]
+    rows = [row for setup in setups(is_quick=options.quick) for row in rows_of(setup, log, folder, is_quick=options.quick)]
     for claim in claims(rows):
         if options.quick:
             print(f"{claim.name}: {claim.value:.4f} {claim.unit}", flush=True)
