@@ -264,6 +264,7 @@ def _values(schema: Schema, dataset: DatasetRef) -> dict[str, Json]:
     if isinstance(schema, ImageSchema):
         return {"dtype": schema.dtype, "values": "raw pixels 0..255"}
     values: dict[str, Json] = {"dtype": "int64", "values": f"token ids 0..{schema.vocab_size - 1}", "padding": schema.padding}
+    values["vocab_size"] = schema.vocab_size
     return {**values, "tokenizer": dataset.tokenizer} if dataset.tokenizer else values
 
 

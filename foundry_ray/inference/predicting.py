@@ -18,6 +18,8 @@ from foundry_ray.types import Json, ModelArtifact
 if TYPE_CHECKING:
     import numpy as np
 
+    from foundry_ray.data.tokenizer import Tokenizer
+
 SERVED_FILE = "model.onnx"
 _BATCH_ROWS = 64
 
@@ -93,9 +95,16 @@ def _read_texts(store: ArtifactStore, model: ModelArtifact, runtime: Runtime, so
     from foundry_ray.data.tokenizer import FILE, Tokenizer
 
     key = model.artifact.key
-    has_tokenizer = FILE in manifests.load_manifest(store, key).files
-    tokenizer = Tokenizer(manifests.read_file(store, key, FILE).decode()) if has_tokenizer else None
-    return read_rows(source, length=runtime.input_shape[0], tokenizer=tokenizer)
+    manifest = manifests.load_manifest(store, key)
+    tokenizer = Tokenizer(manifests.read_file(store, key, FILE).decode()) if FILE in manifest.files else None
+    return read_rows(source, length=runtime.input_shape[0], tokenizer=tokenizer, vocab_size=_vocab_size(manifest.meta, tokenizer))
+
+
+def _vocab_size(meta: Json, tokenizer: Tokenizer | None) -> int | None:
+    """Of the ids that a model takes; None where neither its signature nor a tokenizer says it."""
+    taken = meta.get("input") if isinstance(meta, dict) else None
+    size = taken.get("vocab_size") if isinstance(taken, dict) else None
+    return size if isinstance(size, int) else tokenizer.vocab_size if tokenizer else None
 
 
 def _signature(store: ArtifactStore, model: ModelArtifact) -> tuple[str, tuple[str, ...]]:

@@ -16,22 +16,24 @@ _COLUMN = "text"
 _WANTED = "name a .txt file (one text a line), a .csv or .jsonl with a column `text`, or a .npy file of ids."
 
 
-def read_rows(source: Path, *, length: int, tokenizer: Tokenizer | None) -> tuple[tuple[str, ...], np.ndarray]:
+def read_rows(source: Path, *, length: int, tokenizer: Tokenizer | None, vocab_size: int | None = None) -> tuple[tuple[str, ...], np.ndarray]:
     """Names of the rows, and their ids.
 
     Args:
         source: Texts, or ids in a .npy file.
         length: Tokens of a row, as the model takes them.
         tokenizer: The one that came with the model; None where its data set were ids already.
+        vocab_size: How many ids it knows: runtimes differ in what they make of others. None where nobody says.
 
     Raises:
         DataError: `source` does not exist, or holds texts that nobody can make ids of.
-        BadRecord: A text is empty, or ids have another shape.
+        BadRecord: A text is empty, or ids have another shape or are none of the vocabulary's.
     """
     if not source.exists():
         raise DataError(f"{source} does not exist.", hint=_WANTED)
     if source.suffix == ".npy":
         ids_NT = _ids(source, length)
+        _check_ids(ids_NT, vocab_size, source)
         return tuple(f"{source.name}[{row}]" for row in range(len(ids_NT))), ids_NT
     if tokenizer is None:
         raise DataError(f"{source} holds texts, but the model came without a tokenizer: its data set were token ids.", hint="give it a .npy file.")
@@ -73,3 +75,12 @@ def _ids(path: Path, length: int) -> np.ndarray:
         wanted = f"integers of shape (N, {length}) with N >= 1"
         raise BadRecord(f"{path} is {ids_NT.dtype} of shape {ids_NT.shape}, wanted {wanted}.", hint="store token ids.", source=str(path))
     return ids_NT.astype("int64")
+
+
+def _check_ids(ids_NT: np.ndarray, vocab_size: int | None, path: Path) -> None:
+    bad_NT = (ids_NT < 0) if vocab_size is None else (ids_NT < 0) | (ids_NT >= vocab_size)
+    if bad_NT.any():
+        row, place = divmod(int(bad_NT.argmax()), ids_NT.shape[1])
+        wanted = "0 or more" if vocab_size is None else f"0..{vocab_size - 1}"
+        message = f"{path}: the id [{row}, {place}] is {ids_NT[row, place]}, wanted {wanted}."
+        raise BadRecord(message, hint="make ids with the tokenizer that the model was trained with.", source=str(path), row=row)

@@ -10,13 +10,14 @@ import pytest
 from foundry_ray import models
 from foundry_ray.artifacts import manifests
 from foundry_ray.compression import to_onnx
+from foundry_ray.compression.compress import _meta
 from foundry_ray.config import ModelConfig, TextConfig
 from foundry_ray.data.tokenizer import FILE, Tokenizer, fit
 from foundry_ray.errors import BadRecord, DataError
 from foundry_ray.inference import predict_files
 from foundry_ray.inference.reading_text import read_rows
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import CompressionRecipe, ModelArtifact, TokenSchema
+from foundry_ray.types import CompressionRecipe, DatasetRef, ModelArtifact, TokenSchema
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,27 @@ def test_a_stored_model_answers_about_texts_by_the_tokenizer_beside_it(tmp_path:
     assert answer["input"] == "mails.txt[0]"
     assert answer["class"] in ("ham", "spam")
     assert answer["probability"] == pytest.approx(max(answer["probabilities"].values()))
+
+
+@pytest.mark.parametrize(("wrong", "vocab_size", "wanted"), [(40, 40, r"0\.\.39"), (-1, 40, r"0\.\.39"), (-1, None, "0 or more")])
+def test_an_id_that_the_vocabulary_does_not_have_is_refused(tmp_path: Path, wrong: int, vocab_size: int | None, wanted: str) -> None:
+    """Of one and the same file onnxruntime would break off, and OpenVINO answer."""
+    ids = np.ones((3, 6), dtype=np.int64)
+    ids[1, 4] = wrong
+    np.save(tmp_path / "ids.npy", ids)
+    with pytest.raises(BadRecord, match=rf"the id \[1, 4\] is {wrong}, wanted {wanted}"):
+        read_rows(tmp_path / "ids.npy", length=6, tokenizer=None, vocab_size=vocab_size)
+
+
+def test_the_signature_of_a_model_says_how_many_ids_it_knows(tmp_path: Path, memory_store: MemoryStore) -> None:
+    schema = TokenSchema(length=6, vocab_size=40, has_labels=True, classes=("ham", "spam"))
+    model = models.build(ModelConfig(family="mlp", width=4, depth=1), schema, None, seed=0).eval()
+    dataset = DatasetRef(key="d", fingerprint="f", task="text_classification", splits={}, schema=schema, preprocessing=None)
+    meta = _meta(model, CompressionRecipe(), dataset, ())
+    ref = manifests.publish(
+        memory_store, kind="model", files={"model.onnx": to_onnx(model, schema)}, meta=meta, created_at="2026-01-01T00:00:00+00:00"
+    )
+    artifact = ModelArtifact(artifact=ref, family="mlp", num_params=1, num_macs=1, size_bytes=1, recipe=CompressionRecipe())
+    np.save(tmp_path / "ids.npy", np.full((1, 6), 40))
+    with pytest.raises(BadRecord, match=r"the id \[0, 0\] is 40, wanted 0\.\.39"):
+        list(predict_files(memory_store, artifact, tmp_path / "ids.npy"))
