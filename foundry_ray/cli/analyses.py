@@ -35,9 +35,9 @@ def analyze(
     ratios = () if quick else tuple(ratio or RATIOS)
     with open_context(store) as context:
         found = analyze_stored(model, context=context, limits=limit or (), ratios=ratios, num_rows=rows, profile=not no_profile, of_student=student)
+    emit(found, lambda: analysis_view(found))
     if plot is not None:
         write_plot(found, plot)
-    emit(found, lambda: analysis_view(found))
 
 
 def add_to(app: typer.Typer) -> None:

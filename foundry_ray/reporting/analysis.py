@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from foundry_ray.errors import ConfigError
 from foundry_ray.reporting import units
 from foundry_ray.reporting.tables import simple
 
@@ -29,10 +30,14 @@ def analysis_view(analysis: Analysis) -> RenderableType:
 
 
 def write_plot(analysis: Analysis, path: Path) -> None:
-    """Draw where parameters, work and time lie, and what each group can lose."""
+    """Draw where parameters, work and time lie, and what each group can lose. Raises ConfigError where the file cannot be written."""
     from foundry_ray.reporting.figures import anatomy
 
-    path.write_text(anatomy(analysis), encoding="utf-8")
+    drawn = anatomy(analysis)
+    try:
+        path.write_text(drawn, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.", hint="name a file in an existing folder: `--plot FILE.svg`.") from error
 
 
 def _head(analysis: Analysis) -> Text:

@@ -13,6 +13,7 @@ from foundry_ray.compression import cost
 from foundry_ray.compression.analysis import analyze
 from foundry_ray.compression.cutting import cut
 from foundry_ray.compression.prune_params import PruneParams
+from foundry_ray.errors import ConfigError
 from foundry_ray.protocols import Given
 from foundry_ray.reporting.analysis import analysis_view, write_plot
 from foundry_ray.search.constraints import parse
@@ -161,5 +162,7 @@ def test_it_is_shown_as_a_table_a_figure_and_json(given, images, tmp_path):
     assert "limit num_macs <= 100000: " in text
     write_plot(analysis, tmp_path / "anatomy.svg")
     assert (tmp_path / "anatomy.svg").read_text().startswith("<svg")
+    with pytest.raises(ConfigError, match=r"anatomy.svg cannot be written: No such file or directory"):
+        write_plot(analysis, tmp_path / "missing" / "anatomy.svg")
     document = to_json(analysis)
     assert document["groups"][0]["name"] == analysis.groups[0].name
