@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,19 +31,23 @@ class Student:
 
     @property
     def identity(self) -> str:
-        """Of the model as it really is, with all that its training depends on: equal ones are the same trial."""
+        """Of the model as it really is, with all that its training depends on: equal ones are the same trial.
+
+        The weights that it begins with are a part of it: shrinking and pruning to equal shapes keep other channels.
+        """
         train = self.train.model_dump(mode="json", exclude=None if self.train.adversarial else {"adversarial"})
         learning: dict[str, Json] = {
             **train,
             "distil": to_json(self.recipe.step("distil")),
             "seed": self.seed,
+            "weights": hashlib.sha256(models.tensors_to_bytes(dict(self.model.named_parameters()))).hexdigest(),
         }
         mask = self.recipe.step("sparsify")
         learning |= {"sparsify": to_json(mask)} if mask else {}
         cut = self.recipe.step("prune")
         choice = PruneParams.model_validate(dict(cut.params)).choice if cut else {}
         learning |= {"prune": to_json(choice)} if choice else {}
-        # What another package's steps do to weights, or in training, is not seen in shapes.
+        # What another package's steps do in training is not seen in the model.
         learning |= {step.kind: to_json(step) for step in self.recipe.steps if step.kind not in SHIPPED}
         return canonical_sha256({"model": compression.effective(self.model, self.recipe), "training": learning})
 

@@ -571,11 +571,22 @@ def test_students_that_train_otherwise_are_no_repetitions(trial_context: TrialCo
     assert students.make({**params, **other}, 1).identity != students.make(params, 1).identity
 
 
+def test_students_of_equal_shapes_that_keep_other_channels_are_no_repetitions(trial_context: TrialContext) -> None:
+    students = Students(trial_context)
+    whole = {name: value for name, value in PARAMS.items() if name not in ("width", "depth", "prune_ratio")}
+    shrunk = students.make({**whole, "width": 4, "depth": 1}, 1)
+    pruned = students.make({**whole, "prune_ratio": 0.5, "prune.scope": "group", "prune.round_to": 1}, 1)
+    shapes = [{name: tensor.shape for name, tensor in student.model.state_dict().items()} for student in (shrunk, pruned)]
+    assert shapes[0] == shapes[1]
+    assert shrunk.identity != pruned.identity
+
+
 def test_steps_of_other_packages_make_other_students() -> None:
-    """What they do to weights or in training shows in no shape."""
+    """What they do in training shows in no shape."""
+    model = torch.nn.Linear(2, 2)
 
     def identity(**params: float) -> str:
         recipe = CompressionRecipe(steps=(Step(kind="dithered", params=params),))
-        return Student(model=torch.nn.Linear(2, 2), train=TrainConfig(), recipe=recipe, seed=0).identity
+        return Student(model=model, train=TrainConfig(), recipe=recipe, seed=0).identity
 
     assert identity(noise=0.1) == identity(noise=0.1) != identity(noise=0.2)
