@@ -12,6 +12,19 @@ import pytest
 from foundry_ray import assets
 from foundry_ray.testing.commands import Commands, Outcome
 
+MAILS = """
+name: mails
+data: {source: ./mails.jsonl, split: {train: 80, val: 20, test: 20}, text: {length: 8, vocab_size: 150}}
+task: text_classification
+teacher:
+  model: {family: transformer, width: 32, depth: 2, params: {heads: 2}}
+  train: {epochs: 4, batch_size: 16, lr: 0.01, precision: fp32}
+  workers: 1
+search: {space: text, scheduler: {rungs: [2]}, budget: {trials: 2}, latency: {budget_s: 0.05}}
+student: {epochs: 2, batch_size: 16, precision: fp32, calibration_rows: 32, target_views: 1}
+gates: {accuracy_drop_points: 100}
+"""
+
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
@@ -153,6 +166,45 @@ def test_a_failed_gate_is_exit_code_3_and_the_champion_stays(commands: Commands,
     assert outcome.code == 3
     assert json.loads(outcome.stdout)["status"] == "rejected"
     assert commands.run("models", "show", "mnist@champion", "--json").document["version"] == before["version"]
+
+
+@pytest.fixture(scope="module")
+def of_texts(commands: Commands) -> Outcome:
+    """A pipeline of texts out of a table, to its champion; in the head that is up, where there is one."""
+    words = {"ham": ("minutes", "meeting", "report", "review"), "spam": ("winner", "prize", "offer", "cash")}
+    rows = [{"label": label, "text": f"the {words[label][n % 4]} of {words[label][n // 4 % 4]} number {n}"} for n in range(60) for label in words]
+    (commands.folder / "mails.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (commands.folder / "mails.yaml").write_text(MAILS)
+    outcome = commands.run("run", "mails.yaml", "--keep", "--json", timeout_s=300)
+    assert outcome.code == 0, outcome.stderr[-3000:]
+    return outcome
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_pipeline_of_texts_ends_in_a_champion_that_answers_about_texts(commands: Commands, of_texts: Outcome) -> None:
+    assert _statuses(of_texts) == dict.fromkeys(("data", "teacher", "search", "student", "evaluation", "registry"), "done")
+    (commands.folder / "new.txt").write_text("the prize of cash number 99\nthe review of minutes number 98\n")
+    answers = commands.run("predict", "mails@champion", "new.txt", "--json").document
+    assert [answer["class"] for answer in answers] == ["spam", "ham"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_model_of_texts_is_taken_apart(commands: Commands, of_texts: Outcome) -> None:
+    found = commands.run("analyze", "mails@champion", "--rows", "20", "--ratio", "0.5", "--json").document
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    assert found["family"] == "transformer"
+    assert layers["head"]["num_params"] == layers["head"]["num_macs"] + 2, "a bias for each of two classes"
+    assert {one["how"] for one in found["sensitivities"]} == {"prune", "int8"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_search_over_texts_is_profiled_before_it_runs(commands: Commands, of_texts: Outcome) -> None:
+    profile = commands.run("plan", "mails.yaml", "--profile", "--json").document["profile"]
+    assert profile["smallest"]["num_params"] <= profile["largest"]["num_params"] < profile["teacher"]["num_params"]
+    assert profile["effort"]["epoch_s"] > 0
 
 
 def test_shipped_pipeline_is_what_init_writes(commands: Commands) -> None:
