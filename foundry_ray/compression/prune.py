@@ -33,7 +33,7 @@ class Prune:
         return steps.checked(PruneParams, params, kind=self.kind)
 
     def apply(self, model: nn.Module, params: Mapping[str, Scalar], *, given: Given) -> nn.Module:
-        """See `Compressor.apply`. Ratios of 0 leave the model as it is.
+        """See `Compressor.apply`. Ratios of 0, and those that round to nothing, leave the model as it is.
 
         Raises:
             RecipeInfeasible: Nothing can be taken out of this model, or it could not be stored afterwards.
@@ -46,8 +46,14 @@ class Prune:
         from foundry_ray.compression.recalibrate import recalibrate
 
         pruned = cut(model, wanted, given)
+        if _num_params(pruned) == _num_params(model):
+            return model
         if wanted.recalibrate:
             recalibrate(pruned, given)
         if str(getattr(pruned, "family", "")).startswith(IMPORT):
             models.describe(pruned)  # now, and not after a whole training: what cannot be described cannot be stored
         return pruned
+
+
+def _num_params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
