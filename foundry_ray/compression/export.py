@@ -160,6 +160,9 @@ def _exported_by_torch(model: nn.Module, schema: Schema) -> onnx.ModelProto:
             reason = f"torch cannot write {type(model).__name__} as ONNX: {_cause(error)}"
             raise RecipeInfeasible(f"export: {reason}.", hint="what is served is ONNX: change the operator that is named.", reason=reason) from error
     proto: onnx.ModelProto = program.model_proto
+    if proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        reason = f"the number of rows is fixed in the forward pass of {type(model).__name__}, as torch exports it"
+        raise RecipeInfeasible(f"export: {reason}.", hint="write `x.shape[0]` where it says `len(x)`, which is a constant to torch.", reason=reason)
     return proto
 
 
