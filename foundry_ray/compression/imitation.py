@@ -19,7 +19,7 @@ from foundry_ray.compression.export import INPUT_NAME, OUTPUT_NAME, to_onnx
 from foundry_ray.compression.fake_quant import detached
 from foundry_ray.compression.grids import Grid
 from foundry_ray.compression.half import MIN_ELEMENTS, rounded_half
-from foundry_ray.compression.quantize import INT8, Quantized, params_of, quantized
+from foundry_ray.compression.quantize import Quantized, params_of, quantized
 from foundry_ray.compression.quantize_params import QuantizeParams
 from foundry_ray.compression.quantized_graph import quantize_weight
 from foundry_ray.compression.rounding import LEVELS, rounded_activation
@@ -50,14 +50,8 @@ def shipped_module(model: nn.Module, calibration_N: np.ndarray, recipe: Compress
         return _Served(open_choice(exported, choice))
     made = quantized(exported, calibration_N, params, given=given, learnt=learnt)
     is_here = next(model.parameters()).device.type == "cpu"
-    imitated = None if is_here or choice.precision != "fp32" else _imitated(plain, params, made, schema)
-    return _Served(open_choice(made.onnx, choice)) if imitated is None else imitated
-
-
-def imitate(model: nn.Module, calibration_N: np.ndarray, params: QuantizeParams = INT8, *, given: Given | None = None) -> nn.Module | None:
-    """The quantized model in fp32 arithmetic, differing from the file by rounding only; None where its graph cannot be traced."""
-    schema = _schema_of(model, calibration_N, given)
-    return _imitated(model, params, quantized(to_onnx(model, schema), calibration_N, params), schema)
+    standing = None if is_here or choice.precision != "fp32" else imitated(plain, params, made, schema)
+    return _Served(open_choice(made.onnx, choice)) if standing is None else standing
 
 
 class _Served(nn.Module):
@@ -75,7 +69,18 @@ class _Served(nn.Module):
         return torch.from_numpy(run_batched(self._runtime, rows_N)).to(inputs.device)
 
 
-def _imitated(model: nn.Module, params: QuantizeParams, made: Quantized, schema: Schema) -> nn.Module | None:
+def imitated(model: nn.Module, params: QuantizeParams, made: Quantized, schema: Schema) -> nn.Module | None:
+    """The quantized model in fp32 arithmetic, where no runtime is as fast: it differs from the file by rounding only.
+
+    Args:
+        model: In eval mode, as it was exported.
+        params: How its numbers are stored.
+        made: The file that is served of it.
+        schema: What it takes.
+
+    Returns:
+        A module that takes what `model` takes; None where its graph cannot be traced, or holds what is not imitated.
+    """
     traced = folded(model) if made.is_traced else None
     if traced is None:
         return None

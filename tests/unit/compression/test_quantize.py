@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from foundry_ray.compression import quantize_onnx, simulate, to_onnx
-from foundry_ray.compression.imitation import imitate
+from foundry_ray.compression.imitation import imitated
+from foundry_ray.compression.quantize import INT8, quantized
 from foundry_ray.compression.quantized_graph import quantize_weight
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.inference import graph_sha256, open_runtime
@@ -118,9 +119,9 @@ def test_a_simulated_student_gives_the_logits_of_the_shipped_file(trained, image
 def test_the_imitation_for_gpus_predicts_as_the_file_does(family, trained, images, schema):
     model = trained if family == "resnet" else built(images, family=family)
     shipped = open_runtime(quantize_onnx(to_onnx(model, schema), images)).run(images)
-    imitated = imitate(model, images)(torch.from_numpy(images).float()).numpy()
-    assert (imitated.argmax(1) == shipped.argmax(1)).mean() >= 0.99
-    assert np.abs(imitated - shipped).max() / np.ptp(shipped) < 0.02
+    like = imitated(model, INT8, quantized(to_onnx(model, schema), images, INT8), schema)(torch.from_numpy(images).float()).numpy()
+    assert (like.argmax(1) == shipped.argmax(1)).mean() >= 0.99
+    assert np.abs(like - shipped).max() / np.ptp(shipped) < 0.02
 
 
 def test_a_model_that_cannot_be_traced_has_no_imitation_and_is_still_simulated(images, schema):
@@ -129,5 +130,5 @@ def test_a_model_that_cannot_be_traced_has_no_imitation_and_is_still_simulated(i
             return super().forward(x if x.shape[0] > 0 and x.dtype == torch.float32 else x.float())
 
     model = Branching()
-    assert imitate(model, images) is None
+    assert imitated(model, INT8, quantized(to_onnx(model, schema), images, INT8), schema) is None
     assert simulate(model, images)(torch.from_numpy(images[:2]).float()).shape == (2, 4)

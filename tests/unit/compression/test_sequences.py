@@ -16,7 +16,7 @@ from torch import nn
 from foundry_ray import models
 from foundry_ray.compression import apply_recipe, cost, to_onnx
 from foundry_ray.compression.factorize import truncated
-from foundry_ray.compression.imitation import imitate
+from foundry_ray.compression.imitation import imitated
 from foundry_ray.compression.onnx_layers import is_traced
 from foundry_ray.compression.parity import check_export
 from foundry_ray.compression.quantize import quantized
@@ -310,9 +310,10 @@ def test_a_ratio_of_1_changes_nothing_and_one_that_makes_nothing_smaller_is_infe
 def test_a_model_of_tokens_is_imitated_for_gpus_with_its_tables_as_they_are_stored(kind, chosen):
     model, given = build(kind, TOKENS), Given(schema=TOKENS, task="text_classification", inputs_N=training_rows())
     params = QuantizeParams.model_validate(chosen)
-    shipped = open_runtime(quantized(to_onnx(model, TOKENS), training_rows(), params).onnx).run(rows(TOKENS))
-    imitated = imitate(model, training_rows(), params, given=given)(torch.from_numpy(rows(TOKENS))).numpy()
+    made = quantized(to_onnx(model, TOKENS), training_rows(), params, given=given)
+    shipped = open_runtime(made.onnx).run(rows(TOKENS))
+    like = imitated(model, params, made, TOKENS)(torch.from_numpy(rows(TOKENS))).numpy()
     rounds_activations = params.bits == 8 and params.scheme != "weight_only"
-    assert np.abs(imitated - shipped).max() / np.ptp(shipped) < (0.05 if rounds_activations else 1e-4)
+    assert np.abs(like - shipped).max() / np.ptp(shipped) < (0.05 if rounds_activations else 1e-4)
     plain = model(torch.from_numpy(rows(TOKENS))).detach().numpy()
-    assert np.abs(imitated - plain).max() > 0
+    assert np.abs(like - plain).max() > 0
