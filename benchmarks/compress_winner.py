@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import shutil
 import statistics
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks import fashion
-from benchmarks.record import Claim, foundry, timed, work_folder
+from benchmarks.record import ROOT, Claim, foundry, timed, work_folder
 from foundry_ray import data, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.artifacts.manifests import read_file
@@ -37,7 +38,7 @@ from foundry_ray.inference import load_served, open_choice, run_batched
 from foundry_ray.protocols import ArtifactStore, RuntimeChoice
 from foundry_ray.types import DatasetRef, EvaluationReport, Json, ModelArtifact, Scalar, StudyResult, from_json
 
-_PIPELINE = "examples/fashion_mnist/toolbox.yaml"
+_PIPELINE, _SPACE = "examples/fashion_mnist/toolbox.yaml", "search_spaces/joint_toolbox.yaml"
 _SEEDS = (0, 1, 2)
 _TIMEOUT_S = 5_400.0
 _BUDGET_S = 2.0
@@ -70,9 +71,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """One seed: the teacher in fp32 and in int8, the sweep, and the students."""
+    """One seed: the teacher in fp32 and in int8, the sweep, and the students. `asked_sha256`: of the pipeline and the space, as they were."""
 
     seed: int
+    asked_sha256: str
     num_params: int
     num_macs: int
     size_bytes: int
@@ -107,6 +109,7 @@ def measure(seed: int, uri: str, env: Mapping[str, str], *, is_quick: bool) -> S
     minutes = {"search": _minutes(swept, "search"), **{name: _minutes(stages, "student") for name, stages in done.items()}}
     return Seed(
         seed=seed,
+        asked_sha256=_asked(),
         num_params=teacher.num_params,
         num_macs=teacher.num_macs,
         size_bytes=len(files["teacher"]),
@@ -231,7 +234,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     log = work_folder("compress_winner") / ("look.jsonl" if options.quick else "seeds.jsonl")
     if options.quick:
         log.unlink(missing_ok=True)
-    seeds = [from_json(Seed, json.loads(line), what="a seed") for line in log.read_text().splitlines()] if log.exists() else []
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    seeds = [from_json(Seed, row, what="a seed") for row in rows if row.get("asked_sha256") == _asked()]
     env, uri = fashion.home(), _store(is_quick=options.quick)
     for number in _SEEDS[:1] if options.quick else _SEEDS:
         if number not in {one.seed for one in seeds}:
@@ -247,6 +251,10 @@ def main(arguments: Sequence[str] = ()) -> None:
     if not options.quick:
         log.unlink()
         shutil.rmtree(uri.removeprefix("file://"))
+
+
+def _asked() -> str:
+    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in (_PIPELINE, _SPACE))).hexdigest()
 
 
 def _said(one: Seed) -> str:
