@@ -113,7 +113,9 @@ def models_verify(model: ModelArgument, store: StoreOption = None, json_output: 
 
 def predict(
     model: ModelArgument,
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, or a .npy of uint8 (N, C, H, W).")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, a .npy of uint8 (N, C, H, W) or ids (N, T); texts as .txt, .csv, .jsonl.")
+    ],
     store: StoreOption = None,
     json_output: JsonOption = False,
 ) -> None:
