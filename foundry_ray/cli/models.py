@@ -114,7 +114,10 @@ def models_verify(model: ModelArgument, store: StoreOption = None, json_output: 
 def predict(
     model: ModelArgument,
     source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="An image, a folder of images, a .npy of uint8 (N, C, H, W) or ids (N, T); texts as .txt, .csv, .jsonl.")
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="Images: one, a folder, or a .npy of uint8 (N, C, H, W). Texts: .txt, .csv, .jsonl, or a .npy of ids (N, T)."
+        ),
     ],
     store: StoreOption = None,
     json_output: JsonOption = False,
