@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks import fashion
 from benchmarks.compress_fashion_rows import ALL, CALIBRATIONS, INT8, LABELLED_RATIO, MILLION, PRUNED, QAT, TAUGHT, TENTH, Row, claims
-from benchmarks.record import work_folder
+from benchmarks.record import tell, work_folder
 from foundry_ray import data, models, tasks
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.clock import SystemClock
@@ -280,11 +280,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     if options.quick:
         shutil.rmtree(_folder(is_quick=True))
     folder = _folder(is_quick=options.quick)
-    for claim in claims(_measured(folder / "rows.jsonl", is_quick=options.quick)):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.4g} {claim.unit}", flush=True)
-        else:
-            claim.write()
+    tell(claims(_measured(folder / "rows.jsonl", is_quick=options.quick)), is_quick=options.quick)
     shutil.rmtree(folder)
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.compress_counts import counted, weight_bytes
 from benchmarks.compress_families import SEED, Setup, Technique, setups, techniques
 from benchmarks.compress_rows import Row, claims
-from benchmarks.record import foundry, timed, work_folder
+from benchmarks.record import foundry, tell, timed, work_folder
 from foundry_ray import data, models, tasks
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.clock import SystemClock
@@ -212,11 +212,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         assert timed(foundry("data", "fetch", name), env={"FOUNDRY_HOME": str(work_folder("fashion"))}).code == 0, f"{name} could not be fetched"
     log = Log.of(folder / "done.jsonl")
     rows = [row for setup in setups(is_quick=options.quick) for row in rows_of(setup, log, folder, is_quick=options.quick)]
-    for claim in claims(rows):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.4f} {claim.unit}", flush=True)
-        else:
-            claim.write()
+    tell(claims(rows), is_quick=options.quick)
     shutil.rmtree(folder)
 
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from benchmarks.compress_fashion_rows import Interval
-from benchmarks.record import Claim, foundry, timed, work_folder
+from benchmarks.record import Claim, foundry, tell, timed, work_folder
 from foundry_ray import data, models, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
@@ -250,11 +250,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             with log.open("a") as stream:
                 stream.write(json.dumps(asdict(seeds[-1])) + "\n")
             print(_line(seeds[-1]), flush=True)
-    for claim in claims(seeds):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.4f} {claim.unit}", flush=True)
-        else:
-            claim.write()
+    tell(claims(seeds), is_quick=options.quick)
     if not options.quick:
         log.unlink()
 

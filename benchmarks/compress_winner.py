@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks import fashion
-from benchmarks.record import ROOT, Claim, foundry, timed, work_folder
+from benchmarks.record import ROOT, Claim, foundry, tell, timed, work_folder
 from foundry_ray import data, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.artifacts.manifests import read_file
@@ -243,11 +243,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             with log.open("a") as stream:
                 stream.write(json.dumps(asdict(seeds[-1])) + "\n")
             print(_said(seeds[-1]), flush=True)
-    for claim in claims(seeds):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.4f} {claim.unit}", flush=True)
-        else:
-            claim.write()
+    tell(claims(seeds), is_quick=options.quick)
     if not options.quick:
         log.unlink()
         shutil.rmtree(uri.removeprefix("file://"))

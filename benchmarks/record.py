@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,15 @@ class Claim:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(document, indent=2) + "\n")
         print(f"{self.name}: {self.value:.4g} {self.unit}", flush=True)
+
+
+def tell(claims: Iterable[Claim], *, is_quick: bool = False) -> None:
+    """Write the claims; those of a quick look are printed alone."""
+    for claim in claims:
+        if is_quick:
+            print(f"{claim.name}: {claim.value:.4g} {claim.unit}", flush=True)
+        else:
+            claim.write()
 
 
 def _module() -> list[str]:

@@ -31,7 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.record import Claim, work_folder
+from benchmarks.record import Claim, tell, work_folder
 from benchmarks.search_table import ours, syne_tune, without_stopping
 from benchmarks.search_table.points import synthetic
 from benchmarks.search_table.progress import epochs_until, steps, volume_at
@@ -152,11 +152,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     if options.quick:
         log.unlink(missing_ok=True)
     found = claims(_runs(log, is_quick=options.quick))
-    for claim in found:
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.3f} {claim.unit}", flush=True)
-        else:
-            claim.write()
+    tell(found, is_quick=options.quick)
     print("\n".join(f"{name}: {value:.4g}" for name, value in found[0].peers.items()), flush=True)
     if not options.quick:
         log.unlink()

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.record import Claim, foundry, timed, work_folder
+from benchmarks.record import Claim, foundry, tell, timed, work_folder
 from foundry_ray import data, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
@@ -132,11 +132,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             with log.open("a") as stream:
                 stream.write(json.dumps(asdict(run)) + "\n")
             print(f"seed {seed}: test {run.test_accuracy:.4f}, val {run.val_accuracy:.4f} at epoch {run.epoch}, {run.minutes:.1f} min", flush=True)
-    for claim in claims(runs):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.4f} {claim.unit}", flush=True)
-        else:
-            claim.write()
+    tell(claims(runs), is_quick=options.quick)
     if not options.quick:
         log.unlink()
 

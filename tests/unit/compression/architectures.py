@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -179,9 +179,9 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], Schema]] = {
 }
 
 
-def made(name: str) -> tuple[nn.Module, Schema]:
+def made(name: str, among: Mapping[str, tuple[Callable[[], nn.Module], Schema]] = ARCHITECTURES) -> tuple[nn.Module, Schema]:
     """One of them, in evaluation mode, the same each time; batch norms have seen something."""
-    make, schema = ARCHITECTURES[name]
+    make, schema = among[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = make()

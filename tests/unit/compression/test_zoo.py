@@ -25,8 +25,8 @@ from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.stores import MemoryStore
 
-from .architectures import IMAGES, inputs_of
-from .zoo import ZOO, made
+from .architectures import IMAGES, inputs_of, made
+from .zoo import ZOO
 
 FAST = ("concatenated", "fused", "gru", "only a head")
 REFUSED = {
@@ -66,7 +66,7 @@ def multiplied(model, schema) -> int:
 
 
 def check_goes_through(name: str) -> None:
-    model, schema = made(name)
+    model, schema = made(name, ZOO)
     before, given_rows, store, reporter = cost(model, schema), rows(schema), MemoryStore(), RecordingReporter()
     students = []
 
@@ -122,7 +122,7 @@ def test_an_architecture_is_pruned_quantized_exported_and_proven_or_refused_with
     seed=st.integers(0, 99),
 )
 def test_whatever_is_asked_answers_are_finite_and_sizes_are_as_counted(name, ratio, round_to, scheme, seed):
-    model, schema = made(name)
+    model, schema = made(name, ZOO)
     given_rows = rows(schema, seed=seed)
     recipe = recipe_from_params({"prune.ratio": ratio, "prune.round_to": round_to, **scheme})[1]
     with contextlib.suppress(RecipeInfeasible):

@@ -219,16 +219,3 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Schema]] = {
     "only a head": (OnlyHead, IMAGES),
 }
 """34 of them."""
-
-
-def made(name: str) -> tuple[nn.Module, Schema]:
-    """One of them, in evaluation mode, the same each time; batch norms have seen something."""
-    make, schema = ZOO[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = make()
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for tensor in (module.weight, module.bias, module.running_mean):
-                    nn.init.normal_(tensor)
-        return model.eval(), schema
