@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks import fashion
 from benchmarks.compress_fashion_rows import ALL, CALIBRATIONS, INT8, LABELLED_RATIO, MILLION, PRUNED, QAT, TAUGHT, TENTH, Row, claims
-from benchmarks.record import tell, work_folder
+from benchmarks.record import Log, tell, work_folder
 from foundry_ray import data, models, tasks
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.clock import SystemClock
@@ -253,10 +253,10 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _measured(log: Path, *, is_quick: bool) -> list[Row]:
+def _measured(path: Path, *, is_quick: bool) -> list[Row]:
     """All rows: those in the log, and those that are missing there."""
-    rows = [Row(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(row.arm, row.seed) for row in rows}
+    log = Log.of(path, Row)
+    done = {(row.arm, row.seed) for row in log.rows}
     left = [unit for unit in _units(is_quick=is_quick) if unit not in done]
     teachers = {seed: fashion.teacher(seed, is_quick=is_quick) for seed in sorted({seed % _NUM_TEACHERS for _, seed in left})}
     context = multiprocessing.get_context("spawn")
@@ -264,12 +264,10 @@ def _measured(log: Path, *, is_quick: bool) -> list[Row]:
         waiting = [pool.submit(made, name, seed, teachers[seed % _NUM_TEACHERS], is_quick=is_quick) for name, seed in left]
         for one in as_completed(waiting):
             row = one.result()
-            rows.append(row)
-            with log.open("a") as stream:
-                stream.write(json.dumps(asdict(row)) + "\n")
+            log.add(row)
             size = f"{row.num_params:,} parameters, {row.before_macs / row.num_macs:.2f}x fewer MACs"
             print(f"{row.arm}, seed {row.seed}: {row.before:.4f} -> {row.accuracy:.4f}, {size}, {row.minutes:.1f} min", flush=True)
-    return rows
+    return log.rows
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -29,7 +29,7 @@ from benchmarks import fashion
 from benchmarks.peers_compress.front import Noise, Student, compare, noise
 from benchmarks.peers_compress.job import Job
 from benchmarks.peers_compress.launch import peers_python, run
-from benchmarks.record import Claim, work_folder
+from benchmarks.record import Claim, Log, tell, work_folder
 from foundry_ray import data
 from foundry_ray.artifacts import manifests, open_store
 from foundry_ray.config import Settings
@@ -127,9 +127,8 @@ def make(contestant: str, point: str, seed: int, folder: Path, scale: _Scale) ->
 
 def make_missing(folder: Path, scale: _Scale) -> list[Made]:
     """All students; those that an earlier run made are read. One for each core at a time."""
-    log = folder / "made.jsonl"
-    made = [Made(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(one.contestant, one.point, one.seed) for one in made}
+    log = Log.of(folder / "made.jsonl", Made)
+    done = {(one.contestant, one.point, one.seed) for one in log.rows}
     wanted = [
         (name, point, seed)
         for seed in scale.seeds
@@ -137,19 +136,17 @@ def make_missing(folder: Path, scale: _Scale) -> list[Made]:
         for point in scale.points(contestant)
         if (name, point, seed) not in done and (seed == scale.seeds[0] or point not in contestant.fixed)
     ]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool, log.open("a") as stream:
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         running = [pool.submit(make, name, point, seed, folder, scale) for name, point, seed in wanted]
         try:
             for future in concurrent.futures.as_completed(running):
                 one = future.result()
-                made.append(one)
-                stream.write(json.dumps(asdict(one)) + "\n")
-                stream.flush()
+                log.add(one)
                 print(f"{one.contestant} {one.point}, seed {one.seed}: {one.num_params:,} parameters in {one.seconds:.0f} s", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return made
+    return log.rows
 
 
 def judge(made: Sequence[Made], folder: Path, scale: _Scale) -> list[Student]:
@@ -223,11 +220,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         accuracies = ", ".join(f"{accuracy:.4f}" for accuracy in student.accuracies)
         size = f"{student.num_params:,} parameters, {student.size_bytes:,} bytes"
         print(f"{student.contestant} {student.point}: {student.p50_ms:.3f} ms in {student.runtime}, val {accuracies}, {size}", flush=True)
-    for claim in claims(students, scale.epochs):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.2f} {claim.unit}", {name: round(value, 3) for name, value in claim.peers.items()}, flush=True)
-        else:
-            claim.write()
+    tell(claims(students, scale.epochs), is_quick=options.quick)
     if not options.quick:
         shutil.rmtree(folder)
 

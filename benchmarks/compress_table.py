@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import shutil
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.compress_counts import counted, weight_bytes
 from benchmarks.compress_families import SEED, Setup, Technique, setups, techniques
 from benchmarks.compress_rows import Row, claims
-from benchmarks.record import foundry, tell, timed, work_folder
+from benchmarks.record import Log, foundry, tell, timed, work_folder
 from foundry_ray import data, models, tasks
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.clock import SystemClock
@@ -54,25 +53,20 @@ _THREADS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Log:
-    """What is done already, a line each: its name, and what came of it."""
+class Done:
+    """A piece of the work by its name, and what came of it as JSON."""
 
-    path: Path
-    done: dict[str, Any] = field(default_factory=dict)
+    name: str
+    result: Any
 
-    @classmethod
-    def of(cls, path: Path) -> Log:
-        """With the lines that are there."""
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return cls(path=path, done={line["name"]: line["result"] for line in lines})
 
-    def result(self, name: str, make: Callable[[], Any]) -> Any:
-        """Read, or made and written down."""
-        if name not in self.done:
-            self.done[name] = make()
-            with self.path.open("a") as stream:
-                stream.write(json.dumps({"name": name, "result": self.done[name]}) + "\n")
-        return self.done[name]
+def done(log: Log[Done], name: str, make: Callable[[], Any]) -> Any:
+    """Read, or made and written down."""
+    found = next((one for one in log.rows if one.name == name), None)
+    if found is None:
+        found = Done(name=name, result=make())
+        log.add(found)
+    return found.result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,17 +170,17 @@ def _choices(store: LocalStore, artifact: ModelArtifact) -> list[tuple[bytes, Ru
     return [(onnx, replace(choice, threads=1)) for choice in choices if can_run(onnx, choice)]
 
 
-def rows_of(setup: Setup, log: Log, folder: Path, *, is_quick: bool) -> list[Row]:
+def rows_of(setup: Setup, log: Log[Done], folder: Path, *, is_quick: bool) -> list[Row]:
     """All rows of one model."""
     work = Work.of(setup, LocalStore(folder / "store"))
-    base = from_json(ModelArtifact, log.result(setup.name, lambda: to_json(work.trained())), what=setup.name)
+    base = from_json(ModelArtifact, done(log, setup.name, lambda: to_json(work.trained())), what=setup.name)
     made = {one.name: _made(log, work, one, base) for one in techniques(setup, is_quick=is_quick)}
     artifacts = {technique: artifact for technique, (_, artifact) in made.items() if artifact is not None}
-    times = log.result(f"{setup.name} latencies", lambda: latencies(work.store, artifacts)) if setup.size == "large" else {}
+    times = done(log, f"{setup.name} latencies", lambda: latencies(work.store, artifacts)) if setup.size == "large" else {}
     return [replace(row, latencies=times.get(technique, {})) for technique, (row, _) in made.items()]
 
 
-def _made(log: Log, work: Work, technique: Technique, base: ModelArtifact) -> tuple[Row, ModelArtifact | None]:
+def _made(log: Log[Done], work: Work, technique: Technique, base: ModelArtifact) -> tuple[Row, ModelArtifact | None]:
     name = f"{work.setup.name}: {technique.name}"
 
     def _make() -> dict[str, Any]:
@@ -195,7 +189,7 @@ def _made(log: Log, work: Work, technique: Technique, base: ModelArtifact) -> tu
         print(f"{name}: {told}", flush=True)
         return {"row": asdict(row), "artifact": to_json(artifact)}
 
-    result = log.result(name, _make)
+    result = done(log, name, _make)
     return Row(**result["row"]), from_json(ModelArtifact, result["artifact"], what=name) if result["artifact"] else None
 
 
@@ -210,7 +204,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("fashion_mnist", "spam_assassin"):
         assert timed(foundry("data", "fetch", name), env={"FOUNDRY_HOME": str(work_folder("fashion"))}).code == 0, f"{name} could not be fetched"
-    log = Log.of(folder / "done.jsonl")
+    log = Log.of(folder / "done.jsonl", Done)
     rows = [row for setup in setups(is_quick=options.quick) for row in rows_of(setup, log, folder, is_quick=options.quick)]
     tell(claims(rows), is_quick=options.quick)
     shutil.rmtree(folder)

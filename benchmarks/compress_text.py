@@ -13,16 +13,15 @@ onnxruntime for both, what each takes in OpenVINO and the teacher in int8 stand 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 from benchmarks.compress_fashion_rows import Interval
-from benchmarks.record import Claim, foundry, tell, timed, work_folder
+from benchmarks.record import Claim, Log, foundry, tell, timed, work_folder
+from benchmarks.stages import Stages
 from foundry_ray import data, models, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
@@ -32,7 +31,7 @@ from foundry_ray.data import Split
 from foundry_ray.evaluation import Served, measure_together
 from foundry_ray.inference import load_served, open_runtime, run_batched
 from foundry_ray.protocols import ArtifactStore, Given, RuntimeChoice
-from foundry_ray.types import DatasetRef, Json, ModelArtifact, Scalar, from_json
+from foundry_ray.types import DatasetRef, ModelArtifact, Scalar
 
 RECIPE: Mapping[str, Scalar] = {
     "trim_vocabulary.min_count": 2,
@@ -57,7 +56,6 @@ _RUNTIMES: Mapping[str, RuntimeChoice] = {
     "openvino bf16": RuntimeChoice(name="openvino", threads=1, precision="bf16"),
 }
 _SAME = "onnxruntime"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +141,9 @@ def measure(seed: int, uri: str, env: Mapping[str, str], *, is_quick: bool) -> S
 
 def _taught(seed: int, uri: str, env: Mapping[str, str], *, is_quick: bool) -> tuple[DatasetRef, ModelArtifact]:
     scale = ("--scale", "smoke") if is_quick else ()
-    command = foundry("run", _PIPELINE, *scale, "--set", f"seed={seed}", "--store", uri, "--until", "teacher", "--json")
-    done = timed(command, env=env, timeout_s=_TIMEOUT_S)
-    assert done.code == 0, f"the teacher of seed {seed} ended with exit code {done.code}: {done.stdout[-2000:]}"
-    stages: Mapping[str, Json] = {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
-    return _output(stages["data"], DatasetRef), _output(stages["teacher"], ModelArtifact)
-
-
-def _output(stage: Json, kind: type[T]) -> T:
-    return from_json(kind, stage["outputs"], what=kind.__name__)  # type: ignore[index,call-overload]
+    arguments = (_PIPELINE, *scale, "--set", f"seed={seed}", "--store", uri, "--until", "teacher")
+    stages = Stages.run(*arguments, env=env, timeout_s=_TIMEOUT_S)
+    return stages.output("data", DatasetRef), stages.output("teacher", ModelArtifact)
 
 
 def _given(dataset: DatasetRef, store: ArtifactStore, seed: int) -> Given:
@@ -238,26 +230,17 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--quick", action="store_true", help="one seed at the smoke scale, no results")
     options = parser.parse_args(arguments)
     folder = work_folder("compress_text")
-    uri, log = f"file://{folder / ('look' if options.quick else 'store')}", folder / ("look.jsonl" if options.quick else "seeds.jsonl")
-    if options.quick:
-        log.unlink(missing_ok=True)
+    uri = f"file://{folder / ('look' if options.quick else 'store')}"
+    log = Log.of(folder / ("look.jsonl" if options.quick else "seeds.jsonl"), Seed, is_new=options.quick)
     env = {"FOUNDRY_HOME": str(folder)}
     assert timed(foundry("data", "fetch", "spam_assassin"), env=env).code == 0, "the mails could not be fetched"
-    seeds = [_read(line) for line in log.read_text().splitlines()] if log.exists() else []
     for seed in _SEEDS[:1] if options.quick else _SEEDS:
-        if seed not in {one.seed for one in seeds}:
-            seeds.append(measure(seed, uri, env, is_quick=options.quick))
-            with log.open("a") as stream:
-                stream.write(json.dumps(asdict(seeds[-1])) + "\n")
-            print(_line(seeds[-1]), flush=True)
-    tell(claims(seeds), is_quick=options.quick)
+        if seed not in {one.seed for one in log.rows}:
+            log.add(measure(seed, uri, env, is_quick=options.quick))
+            print(_line(log.rows[-1]), flush=True)
+    tell(claims(log.rows), is_quick=options.quick)
     if not options.quick:
-        log.unlink()
-
-
-def _read(line: str) -> Seed:
-    found = json.loads(line)
-    return Seed(**{**found, "teacher": Side(**found["teacher"]), "student": Side(**found["student"])})
+        log.path.unlink()
 
 
 def _line(one: Seed) -> str:

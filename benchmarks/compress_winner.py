@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import json
 import shutil
 import statistics
 import sys
@@ -23,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from benchmarks import fashion
-from benchmarks.record import ROOT, Claim, foundry, tell, timed, work_folder
+from benchmarks.record import ROOT, Claim, Log, tell, work_folder
+from benchmarks.stages import Stages
 from foundry_ray import data, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.artifacts.manifests import read_file
@@ -36,18 +35,16 @@ from foundry_ray.config import Settings
 from foundry_ray.evaluation import Served, measure_together
 from foundry_ray.inference import load_served, open_choice, run_batched
 from foundry_ray.protocols import ArtifactStore, RuntimeChoice
-from foundry_ray.types import DatasetRef, EvaluationReport, Json, ModelArtifact, Scalar, StudyResult, from_json
+from foundry_ray.types import DatasetRef, EvaluationReport, ModelArtifact, Scalar, StudyResult
 
 _PIPELINE, _SPACE = "examples/fashion_mnist/toolbox.yaml", "search_spaces/joint_toolbox.yaml"
 _SEEDS = (0, 1, 2)
 _TIMEOUT_S = 5_400.0
 _BUDGET_S = 2.0
 _RUNTIMES = ("onnxruntime", "openvino")
-_REJECTED = 3
 _LARGER = ("--set", "search.choose=best under 174k params", "--set", "gates={accuracy_drop_points: 0.5, size_ratio: 0.25, params_ratio: 0.25}")
 """The second point of the sweep: a quarter of the teacher's parameters; the first is the pipeline's own policy."""
 _POINTS: Mapping[str, tuple[str, ...]] = {"winner": (), "larger": _LARGER}
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +91,20 @@ class Seed:
 def measure(seed: int, uri: str, env: Mapping[str, str], *, is_quick: bool) -> Seed:
     """Sweep, finish both points, open test for each, and time all files together."""
     scale = ("--scale", "smoke") if is_quick else ()
-    run = functools.partial(_stages, env, _PIPELINE, *scale, "--set", f"seed={seed}", "--store", uri, "--json")
-    swept = run("--until", "search")
+    arguments = (_PIPELINE, *scale, "--set", f"seed={seed}", "--store", uri)
+    run = functools.partial(Stages.run, env=env, timeout_s=_TIMEOUT_S, may_reject=True)
+    swept = run(*arguments, "--until", "search")
     with ThreadPoolExecutor(len(_POINTS)) as pool:
-        done = dict(zip(_POINTS, pool.map(lambda settings: run(*settings), _POINTS.values()), strict=True))
+        done = dict(zip(_POINTS, pool.map(lambda settings: run(*arguments, *settings), _POINTS.values()), strict=True))
     store = open_store(uri, settings=Settings(home=work_folder("fashion")))
-    dataset, teacher = _output(swept, "data", DatasetRef), _output(swept, "teacher", ModelArtifact)
-    study = _output(swept, "search", StudyResult)
-    students = {name: _output(stages, "student", ModelArtifact) for name, stages in done.items()}
+    dataset, teacher = swept.output("data", DatasetRef), swept.output("teacher", ModelArtifact)
+    study = swept.output("search", StudyResult)
+    students = {name: stages.output("student", ModelArtifact) for name, stages in done.items()}
     files = {"teacher": load_served(store, teacher), **{name: load_served(store, student) for name, student in students.items()}}
     files["int8"] = quantize_onnx(read_file(store, teacher.artifact.key, "model.onnx"), data.load_split(dataset, "train", store=store).inputs_N[:256])
     times = _together(files)
-    reports = {name: _output(stages, "evaluation", EvaluationReport) for name, stages in done.items()}
-    minutes = {"search": _minutes(swept, "search"), **{name: _minutes(stages, "student") for name, stages in done.items()}}
+    reports = {name: stages.output("evaluation", EvaluationReport) for name, stages in done.items()}
+    minutes = {"search": swept.minutes("search"), **{name: stages.minutes("student") for name, stages in done.items()}}
     return Seed(
         seed=seed,
         asked_sha256=_asked(),
@@ -123,7 +121,7 @@ def measure(seed: int, uri: str, env: Mapping[str, str], *, is_quick: bool) -> S
         epochs=sum(trial.resource_used for trial in study.trials),
         minutes=minutes,
         num_test_openings=data.num_test_openings(dataset, store),
-        points={name: _point(_output(done[name], "search", StudyResult), students[name], reports[name], times[name]) for name in _POINTS},
+        points={name: _point(done[name].output("search", StudyResult), students[name], reports[name], times[name]) for name in _POINTS},
     )
 
 
@@ -144,21 +142,6 @@ def _point(study: StudyResult, student: ModelArtifact, report: EvaluationReport,
         gates={gate.name: gate.passed for gate in report.gates},
         p50_ms=p50_ms,
     )
-
-
-def _stages(env: Mapping[str, str], *arguments: str) -> dict[str, Mapping[str, Json]]:
-    """What `foundry run` says of its stages; gates may have said no."""
-    done = timed(foundry("run", *arguments), env=env, timeout_s=_TIMEOUT_S)
-    assert done.code in (0, _REJECTED), f"foundry run ended with exit code {done.code}: {done.stdout[-2000:]}"
-    return {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
-
-
-def _output(stages: Mapping[str, Mapping[str, Json]], name: str, kind: type[T]) -> T:
-    return from_json(kind, stages[name]["outputs"], what=name)
-
-
-def _minutes(stages: Mapping[str, Mapping[str, Json]], name: str) -> float:
-    return float(str(stages[name]["duration_s"])) / 60
 
 
 def _together(files: Mapping[str, bytes]) -> dict[str, dict[str, float]]:
@@ -231,21 +214,17 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="one seed at the smoke scale, no results")
     options = parser.parse_args(arguments)
-    log = work_folder("compress_winner") / ("look.jsonl" if options.quick else "seeds.jsonl")
-    if options.quick:
-        log.unlink(missing_ok=True)
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    seeds = [from_json(Seed, row, what="a seed") for row in rows if row.get("asked_sha256") == _asked()]
+    log = Log.of(work_folder("compress_winner") / ("look.jsonl" if options.quick else "seeds.jsonl"), Seed, is_new=options.quick)
+    seeds = [one for one in log.rows if one.asked_sha256 == _asked()]
     env, uri = fashion.home(), _store(is_quick=options.quick)
     for number in _SEEDS[:1] if options.quick else _SEEDS:
         if number not in {one.seed for one in seeds}:
             seeds.append(measure(number, uri, env, is_quick=options.quick))
-            with log.open("a") as stream:
-                stream.write(json.dumps(asdict(seeds[-1])) + "\n")
+            log.add(seeds[-1])
             print(_said(seeds[-1]), flush=True)
     tell(claims(seeds), is_quick=options.quick)
     if not options.quick:
-        log.unlink()
+        log.path.unlink()
         shutil.rmtree(uri.removeprefix("file://"))
 
 

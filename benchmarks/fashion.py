@@ -6,17 +6,14 @@ on two cores. Seed s has its own initialization, order of rows and split into tr
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from benchmarks.record import foundry, timed, work_folder
-from foundry_ray.types import DatasetRef, Json, ModelArtifact, from_json
+from benchmarks.stages import Stages
+from foundry_ray.types import DatasetRef, ModelArtifact
 
 PIPELINE = "examples/fashion_mnist/pipeline.yaml"
 _TIMEOUT_S = 3_000.0
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +42,6 @@ def teacher(seed: int, *, is_quick: bool = False) -> Teacher:
     """The teacher of `seed`: read where it is there, trained where not. `is_quick`: the smoke scale."""
     store = store_uri(is_quick=is_quick)
     scale = ("--scale", "smoke") if is_quick else ()
-    command = foundry("run", PIPELINE, *scale, "--set", f"seed={seed}", "--store", store, "--until", "teacher", "--json")
-    done = timed(command, env=home(), timeout_s=_TIMEOUT_S)
-    assert done.code == 0, f"the teacher of seed {seed} ended with exit code {done.code}: {done.stdout[-2000:]}"
-    stages: Mapping[str, Json] = {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
-    return Teacher(seed=seed, dataset=_output(stages["data"], DatasetRef), model=_output(stages["teacher"], ModelArtifact), store=store)
-
-
-def _output(stage: Json, kind: type[T]) -> T:
-    return from_json(kind, stage["outputs"], what=kind.__name__)  # type: ignore[index,call-overload]
+    arguments = (PIPELINE, *scale, "--set", f"seed={seed}", "--store", store, "--until", "teacher")
+    stages = Stages.run(*arguments, env=home(), timeout_s=_TIMEOUT_S)
+    return Teacher(seed=seed, dataset=stages.output("data", DatasetRef), model=stages.output("teacher", ModelArtifact), store=store)

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from foundry_ray.types import from_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,43 @@ def tell(claims: Iterable[Claim], *, is_quick: bool = False) -> None:
             print(f"{claim.name}: {claim.value:.4g} {claim.unit}", flush=True)
         else:
             claim.write()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log(Generic[T]):
+    """What was measured already, a JSON line for each row (a dataclass): an interrupted benchmark goes on behind the last one."""
+
+    path: Path
+    rows: list[T]
+
+    @classmethod
+    def of(cls, path: Path, kind: type[T], *, is_new: bool = False) -> Log[T]:
+        """With the rows that the file holds; `is_new` begins without them."""
+        if is_new:
+            path.unlink(missing_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        return cls(path=path, rows=[from_json(kind, json.loads(line), what=path.name) for line in lines])
+
+    def add(self, row: T) -> None:
+        """Write it down."""
+        row_of: Any = row
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(asdict(row_of)) + "\n")
+        self.rows.append(row)
+
+
+class Handed:
+    """A dataclass that travels to another process as a file of JSON."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote."""
+        return from_json(cls, json.loads(path.read_text()), what=path.name)
+
+    def write(self, path: Path) -> None:
+        """For the other process."""
+        itself: Any = self
+        path.write_text(json.dumps(asdict(itself)))
 
 
 def _module() -> list[str]:

@@ -11,13 +11,15 @@ where it was, and its minutes are those of all stretches.
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from benchmarks.record import Claim, Finished, foundry, timed, work_folder
-from foundry_ray.types import Json, StudyResult, Trial, from_json
+from benchmarks import fashion
+from benchmarks.record import Claim, work_folder
+from benchmarks.stages import Stages
+from foundry_ray.types import StudyResult, Trial
 
 _PIPELINE = "examples/fashion_mnist/pipeline.yaml"
 _SETTINGS = (
@@ -32,27 +34,19 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="the smoke scale, no results")
     options = parser.parse_args(arguments)
-    home = {"FOUNDRY_HOME": str(work_folder("fashion"))}
-    fetched = timed(foundry("data", "fetch", "fashion_mnist"), env=home)
-    assert fetched.code == 0, "Fashion-MNIST could not be fetched"
     scale = ("--scale", "smoke") if options.quick else ()
     folder = work_folder("search_joint") / ("look" if options.quick else "store")
-    command = foundry("run", _PIPELINE, *(() if options.quick else _SETTINGS), *scale, "--store", f"file://{folder}", "--json")
-    _stages(timed([*command, "--until", "teacher"], env=home, timeout_s=_TIMEOUT_S))
-    stage = _stages(timed([*command, "--until", "search"], env=home, timeout_s=_TIMEOUT_S))["search"]
-    result = from_json(StudyResult, stage["outputs"], what="the study")
-    seconds = max(float(str(stage["duration_s"])), max(point.at_s for point in result.history))
-    claim = _claim(result, seconds / 60)
+    arguments = (_PIPELINE, *(() if options.quick else _SETTINGS), *scale, "--store", f"file://{folder}")
+    run = functools.partial(Stages.run, env=fashion.home(), timeout_s=_TIMEOUT_S)
+    run(*arguments, "--until", "teacher")
+    swept = run(*arguments, "--until", "search")
+    result = swept.output("search", StudyResult)
+    claim = _claim(result, max(swept.minutes("search"), max(point.at_s for point in result.history) / 60))
     if options.quick:
         print(f"{claim.name}: {claim.value:.1f} {claim.unit}", {name: round(value, 4) for name, value in claim.peers.items()}, flush=True)
     else:
         claim.write()
     shutil.rmtree(folder)
-
-
-def _stages(done: Finished) -> dict[str, Mapping[str, Json]]:
-    assert done.code == 0, f"foundry run ended with exit code {done.code}: {done.stdout[-2000:]}"
-    return {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
 
 
 def _claim(result: StudyResult, minutes: float) -> Claim:

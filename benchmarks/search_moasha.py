@@ -21,17 +21,15 @@ all others stand beside them.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
-from benchmarks.record import Claim, tell, work_folder
+from benchmarks.record import Claim, Log, tell, work_folder
 from benchmarks.search_table import ours, syne_tune, without_stopping
 from benchmarks.search_table.points import synthetic
 from benchmarks.search_table.progress import epochs_until, steps, volume_at
@@ -128,19 +126,16 @@ def _summary(run: Run, wanted: Mapping[str, float]) -> dict[str, object]:
     return {"method": run.method, "seed": run.seed, "volume_at_540": volume_at(run.grown, _BUDGET), **until}
 
 
-def _runs(log: Path, *, is_quick: bool) -> list[Run]:
+def _runs(log: Log[Run], *, is_quick: bool) -> list[Run]:
     """All runs; those that are not in the log yet are made, and written there."""
-    runs = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {(run.method, run.seed) for run in runs}
+    done = {(run.method, run.seed) for run in log.rows}
     seeds = range(_NUM_QUICK_SEEDS if is_quick else _NUM_SEEDS)
     tasks = [(method, seed, is_quick) for seed in seeds for method in _METHODS if (method, seed) not in done]
     syne_tune.install()
-    with multiprocessing.get_context("spawn").Pool(_NUM_PROCESSES) as pool, log.open("a") as stream:
+    with multiprocessing.get_context("spawn").Pool(_NUM_PROCESSES) as pool:
         for run in pool.imap_unordered(_measured, tasks):
-            runs.append(run)
-            stream.write(json.dumps(asdict(run)) + "\n")
-            stream.flush()
-    return runs
+            log.add(run)
+    return log.rows
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -148,14 +143,12 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a synthetic table, few seeds, no results")
     options = parser.parse_args(arguments)
-    log = work_folder("search_moasha") / ("look.jsonl" if options.quick else "runs.jsonl")
-    if options.quick:
-        log.unlink(missing_ok=True)
+    log = Log.of(work_folder("search_moasha") / ("look.jsonl" if options.quick else "runs.jsonl"), Run, is_new=options.quick)
     found = claims(_runs(log, is_quick=options.quick))
     tell(found, is_quick=options.quick)
     print("\n".join(f"{name}: {value:.4g}" for name, value in found[0].peers.items()), flush=True)
     if not options.quick:
-        log.unlink()
+        log.path.unlink()
 
 
 if __name__ == "__main__":

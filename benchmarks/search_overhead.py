@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.record import ROOT, Claim, timed, work_folder
+from benchmarks.record import ROOT, Claim, Log, tell, timed, work_folder
 from benchmarks.search_table import students
 from foundry_ray.clock import SystemClock
 from foundry_ray.observability import ConsoleReporter
@@ -192,26 +192,17 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--quick", action="store_true", help="one round, few trials, no results")
     options = parser.parse_args(arguments)
     folder = work_folder("search_overhead")
-    log = folder / ("look.jsonl" if options.quick else "runs.jsonl")
-    if options.quick:
-        log.unlink(missing_ok=True)
-    runs = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    log = Log.of(folder / ("look.jsonl" if options.quick else "runs.jsonl"), Run, is_new=options.quick)
     trials, tail = (_QUICK_TRIALS, _QUICK_TAIL) if options.quick else (_TRIALS, _TAIL)
     for kind, number in _wanted(is_quick=options.quick):
-        if any((run.kind, run.round) == (kind, number) for run in runs):
+        if any((run.kind, run.round) == (kind, number) for run in log.rows):
             continue
         run = measure(kind, number, trials[kind], folder)
-        runs.append(run)
-        with log.open("a") as stream:
-            stream.write(json.dumps(asdict(run)) + "\n")
+        log.add(run)
         print(f"{kind}: {run.num_trials} trials in {run.total_s:.1f} s, {run.seconds_per_trial:.3f} s each", flush=True)
-    for claim in claims(runs, tail=tail):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.3f} {claim.unit}", {name: round(value, 3) for name, value in claim.peers.items()}, flush=True)
-        else:
-            claim.write()
+    tell(claims(log.rows, tail=tail), is_quick=options.quick)
     if not options.quick:
-        log.unlink()
+        log.path.unlink()
 
 
 if __name__ == "__main__":

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import multiprocessing
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import optuna
 
-from benchmarks.record import Claim, work_folder
+from benchmarks.record import Claim, Log, tell, work_folder
 from benchmarks.search_table import driving, hpo_tables
 from benchmarks.search_table.hpo_tables import HpoTable
 from benchmarks.search_table.without_stopping import distribution
@@ -51,6 +49,13 @@ class Run:
     method: str
     seed: int
     regret: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """The runs of some seeds on one table, which one process made."""
+
+    runs: tuple[Run, ...]
 
 
 def searched(table: HpoTable, *, kind: Literal["tpe", "random"], seed: int, num_workers: int) -> list[int]:
@@ -167,20 +172,17 @@ def _bound(
     return Claim(name=name, claim=claim, value=float(high), unit="x", runs=runs, peers={"ratio": ratio, "lower_95_bound": float(low), **means})
 
 
-def _runs(log: Path, *, is_quick: bool) -> list[Run]:
+def _runs(log: Log[Block], *, is_quick: bool) -> list[Run]:
     """All runs; those that are not in the log yet are made, and written there."""
-    runs = [Run(**one) for line in log.read_text().splitlines() for one in json.loads(line)] if log.exists() else []
-    done = {(run.table, run.seed) for run in runs}
+    done = {(run.table, run.seed) for block in log.rows for run in block.runs}
     names, num_seeds = (hpo_tables.NAMES[:2], _NUM_QUICK_SEEDS) if is_quick else (hpo_tables.NAMES, _NUM_SEEDS)
     blocks = [(name, tuple(range(first, first + _BLOCK))) for name in names for first in range(0, num_seeds, _BLOCK)]
     hpo_tables.install()
-    with multiprocessing.get_context("spawn").Pool(_NUM_PROCESSES) as pool, log.open("a") as stream:
+    with multiprocessing.get_context("spawn").Pool(_NUM_PROCESSES) as pool:
         for found in pool.imap_unordered(_measured, [(name, seeds) for name, seeds in blocks if (name, seeds[0]) not in done]):
-            runs += found
-            stream.write(json.dumps([asdict(run) for run in found]) + "\n")
-            stream.flush()
+            log.add(Block(runs=tuple(found)))
             print(f"{found[0].table}, seeds {found[0].seed} to {found[-1].seed}", flush=True)
-    return runs
+    return [run for block in log.rows for run in block.runs]
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -188,16 +190,10 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="two tables, few seeds, no results")
     options = parser.parse_args(arguments)
-    log = work_folder("search_regret") / ("look.jsonl" if options.quick else "runs.jsonl")
-    if options.quick:
-        log.unlink(missing_ok=True)
-    for claim in claims(_runs(log, is_quick=options.quick)):
-        if options.quick:
-            print(f"{claim.name}: {claim.value:.3f} {claim.unit}", {name: round(value, 3) for name, value in claim.peers.items()}, flush=True)
-        else:
-            claim.write()
+    log = Log.of(work_folder("search_regret") / ("look.jsonl" if options.quick else "runs.jsonl"), Block, is_new=options.quick)
+    tell(claims(_runs(log, is_quick=options.quick)), is_quick=options.quick)
     if not options.quick:
-        log.unlink()
+        log.path.unlink()
 
 
 if __name__ == "__main__":

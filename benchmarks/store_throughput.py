@@ -12,7 +12,6 @@ the benchmarks.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -27,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks.record import Claim, work_folder
+from benchmarks.record import Claim, Log, work_folder
 from benchmarks.store_peers import Peer, peers
 from foundry_ray.artifacts import embedded, open_store
 from foundry_ray.artifacts.manifests import fetch, load_manifest, publish
@@ -194,12 +193,12 @@ def _case(case: str, folder: Path, material: _Material) -> Iterator[dict[str, _E
         yield _local(open_store(Path(scratch).as_uri()), material, case)
 
 
-def _measure(case: str, entries: Mapping[str, _Entry], material: _Material, repeats: int, runs: list[Run], log: Path) -> None:
+def _measure(case: str, entries: Mapping[str, _Entry], material: _Material, repeats: int, log: Log[Run]) -> None:
     names, num_bytes = list(entries), material.num_bytes(case)
     for repeat in range(repeats):
         turn = repeat % len(names)
         for name in names[turn:] + names[:turn]:
-            if any((run.case, run.contestant, run.repeat) == (case, name, repeat) for run in runs):
+            if any((run.case, run.contestant, run.repeat) == (case, name, repeat) for run in log.rows):
                 continue
             material.freshen()
             os.sync()
@@ -207,9 +206,7 @@ def _measure(case: str, entries: Mapping[str, _Entry], material: _Material, repe
             entries[name].act()
             seconds = time.perf_counter() - began_s
             run = Run(case=case, contestant=name, repeat=repeat, num_bytes=num_bytes, seconds=seconds, hash_s=_hash(entries[name].hashed()))
-            runs.append(run)
-            with log.open("a") as stream:
-                stream.write(json.dumps(asdict(run)) + "\n")
+            log.add(run)
             print(f"{case} {name}: {run.bare_mb_s:.0f} MB/s, checked {run.checked_mb_s:.0f}", flush=True)
 
 
@@ -252,19 +249,18 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--case", choices=list(_TITLES), action="append", help="only these")
     options = parser.parse_args(arguments)
     folder = work_folder("store_throughput")
-    log = folder / f"runs-{options.mb}-{options.files}-{options.repeats}.jsonl"
-    runs = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    log = Log.of(folder / f"runs-{options.mb}-{options.files}-{options.repeats}.jsonl", Run)
     with _material(folder, options.mb, options.files) as material:
         for case in options.case or _TITLES:
             with _case(case, folder, material) as entries:
-                _measure(case, entries, material, options.repeats, runs, log)
-            for claim in claims(case, [run for run in runs if run.case == case]):
+                _measure(case, entries, material, options.repeats, log)
+            for claim in claims(case, [run for run in log.rows if run.case == case]):
                 if (options.mb, options.files) == (_FULL_MB, _FULL_FILES):
                     claim.write()
                 else:
                     print(f"{claim.name}: {claim.value:.2f} {claim.unit} {dict(claim.peers)}", flush=True)
     if not options.case:
-        log.unlink(missing_ok=True)
+        log.path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -11,26 +11,24 @@ teacher stage, from starting the workers to the published model. A seed that was
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TypeVar
 
-from benchmarks.record import Claim, foundry, tell, timed, work_folder
+from benchmarks import fashion
+from benchmarks.fashion import PIPELINE
+from benchmarks.record import Claim, Log, tell, work_folder
+from benchmarks.stages import Stages
 from foundry_ray import data, tasks
 from foundry_ray.artifacts import open_store
 from foundry_ray.clock import SystemClock
 from foundry_ray.config import Settings
 from foundry_ray.inference import load_served, open_runtime, run_batched
-from foundry_ray.types import DatasetRef, Json, ModelArtifact, from_json
+from foundry_ray.types import DatasetRef, ModelArtifact
 
-_PIPELINE = "examples/fashion_mnist/pipeline.yaml"
 _SEEDS = (0, 1, 2)
 _TIMEOUT_S = 2_400.0
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,33 +45,26 @@ class Run:
     curve: tuple[dict[str, float], ...]
 
 
-def measure(seed: int, folder: Path, *, is_quick: bool) -> Run:
+def measure(seed: int, *, is_quick: bool) -> Run:
     """Train, then open test."""
-    store, home = f"file://{folder}/store", work_folder("fashion")
+    store = fashion.store_uri(is_quick=is_quick)
     settings = ("--scale", "smoke") if is_quick else ()
-    command = foundry("run", _PIPELINE, *settings, "--set", f"seed={seed}", "--store", store, "--until", "teacher", "--fresh", "teacher", "--json")
-    done = timed(command, env={"FOUNDRY_HOME": str(home)}, timeout_s=_TIMEOUT_S)
-    assert done.code == 0, f"seed {seed} ended with exit code {done.code}: {done.stdout[-2000:]}"
-    stages: dict[str, Json] = {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
-    dataset, teacher = _output(stages["data"], DatasetRef), _output(stages["teacher"], ModelArtifact)
-    accuracy, num_openings = _on_test(dataset, teacher, store, Settings(home=home))
-    duration_s = stages["teacher"]["duration_s"]  # type: ignore[index,call-overload]
+    arguments = (PIPELINE, *settings, "--set", f"seed={seed}", "--store", store, "--until", "teacher", "--fresh", "teacher")
+    stages = Stages.run(*arguments, env=fashion.home(), timeout_s=_TIMEOUT_S)
+    dataset, teacher = stages.output("data", DatasetRef), stages.output("teacher", ModelArtifact)
+    accuracy, num_openings = _on_test(dataset, teacher, store, Settings(home=work_folder("fashion")))
     curve = tuple(dict(metrics) for metrics in teacher.curve)
     best = max(range(len(curve)), key=lambda index: curve[index]["accuracy"])
     return Run(
         seed=seed,
         test_accuracy=accuracy,
         val_accuracy=teacher.val_metrics["accuracy"],
-        minutes=float(duration_s) / 60,  # type: ignore[arg-type]
+        minutes=stages.minutes("teacher"),
         epoch=best + 1,
         num_params=teacher.num_params,
         num_test_openings=num_openings,
         curve=curve,
     )
-
-
-def _output(stage: Json, kind: type[T]) -> T:
-    return from_json(kind, stage["outputs"], what=kind.__name__)  # type: ignore[index,call-overload]
 
 
 def _on_test(dataset: DatasetRef, teacher: ModelArtifact, uri: str, settings: Settings) -> tuple[float, int]:
@@ -118,23 +109,15 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="one seed at the smoke scale, no results")
     options = parser.parse_args(arguments)
-    folder = work_folder("train_fashion")
-    log = folder / ("look.jsonl" if options.quick else "runs.jsonl")
-    if options.quick:
-        log.unlink(missing_ok=True)
-    fetched = timed(foundry("data", "fetch", "fashion_mnist"), env={"FOUNDRY_HOME": str(work_folder("fashion"))})
-    assert fetched.code == 0, "Fashion-MNIST could not be fetched"
-    runs = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    log = Log.of(work_folder("train_fashion") / ("look.jsonl" if options.quick else "runs.jsonl"), Run, is_new=options.quick)
     for seed in _SEEDS[:1] if options.quick else _SEEDS:
-        if seed not in {run.seed for run in runs}:
-            run = measure(seed, folder, is_quick=options.quick)
-            runs.append(run)
-            with log.open("a") as stream:
-                stream.write(json.dumps(asdict(run)) + "\n")
+        if seed not in {run.seed for run in log.rows}:
+            run = measure(seed, is_quick=options.quick)
+            log.add(run)
             print(f"seed {seed}: test {run.test_accuracy:.4f}, val {run.val_accuracy:.4f} at epoch {run.epoch}, {run.minutes:.1f} min", flush=True)
-    tell(claims(runs), is_quick=options.quick)
+    tell(claims(log.rows), is_quick=options.quick)
     if not options.quick:
-        log.unlink()
+        log.path.unlink()
 
 
 if __name__ == "__main__":

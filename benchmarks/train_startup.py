@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.peers_train.rows import fashion_rows
-from benchmarks.record import ROOT, Claim, timed, work_folder
+from benchmarks.record import ROOT, Claim, Log, timed, work_folder
 
 _SIDES = ("ours", "plain")
 _ROUNDS = 7
@@ -73,28 +73,23 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--quick", action="store_true", help="one round, no results")
     options = parser.parse_args(arguments)
     folder = work_folder("train_startup")
-    log = folder / ("look.jsonl" if options.quick else "runs.jsonl")
-    if options.quick:
-        log.unlink(missing_ok=True)
-    runs = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    log = Log.of(folder / ("look.jsonl" if options.quick else "runs.jsonl"), Run, is_new=options.quick)
     fashion_rows()
     if not (folder / "jit").is_dir():
         measure("plain", -1, folder)
     for number in range(1 if options.quick else _ROUNDS):
         for side in _SIDES if number % 2 else _SIDES[::-1]:
-            if any((run.side, run.round) == (side, number) for run in runs):
+            if any((run.side, run.round) == (side, number) for run in log.rows):
                 continue
             run = measure(side, number, folder)
-            runs.append(run)
-            with log.open("a") as stream:
-                stream.write(json.dumps(asdict(run)) + "\n")
+            log.add(run)
             print(f"{side}: {run.total_s:.2f} s " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in run.phases.items()), flush=True)
-    claim = claim_of(runs)
+    claim = claim_of(log.rows)
     if options.quick:
         print(f"{claim.name}: {claim.value:.2f} {claim.unit}", flush=True)
         return
     claim.write()
-    log.unlink()
+    log.path.unlink()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.peers_train.job import Job
 from benchmarks.peers_train.launch import peers_python, run_ranks
 from benchmarks.peers_train.rows import fashion_rows
-from benchmarks.record import ROOT, Claim, timed, work_folder
+from benchmarks.record import ROOT, Claim, Log, timed, work_folder
 
 _TIMEOUT_S = 600.0
 _NUM_RANKS = 2
@@ -99,9 +99,9 @@ def measure(model: str, name: str, number: int, steps: tuple[int, int], folder: 
     return Run(model=model, contestant=name, round=number, **json.loads(out.read_text()))
 
 
-def _fill(runs: list[Run], log: Path, *, rounds: int, names: Sequence[str], steps: Mapping[str, tuple[int, int]], folder: Path) -> None:
+def _fill(log: Log[Run], *, rounds: int, names: Sequence[str], steps: Mapping[str, tuple[int, int]], folder: Path) -> None:
     """Make the runs that are missing, in rounds."""
-    done = {(run.model, run.contestant, run.round) for run in runs}
+    done = {(run.model, run.contestant, run.round) for run in log.rows}
     for number in range(rounds):
         turn = number % len(names)
         for model in _BATCH:
@@ -109,9 +109,7 @@ def _fill(runs: list[Run], log: Path, *, rounds: int, names: Sequence[str], step
                 if (model, name, number) in done:
                     continue
                 run = measure(model, name, number, steps[model], folder)
-                runs.append(run)
-                with log.open("a") as stream:
-                    stream.write(json.dumps(asdict(run)) + "\n")
+                log.add(run)
                 print(f"{model} {name}: {run.step_ms:.2f} ms, {run.cpu_ms:.2f} ms of processor time, {run.samples_per_s:.0f} samples/s", flush=True)
 
 
@@ -179,19 +177,16 @@ def main(arguments: Sequence[str] = ()) -> None:
     options = parser.parse_args(arguments)
     is_full = not options.quick and options.only == list(_CONTESTANTS) and options.rounds >= _FULL_ROUNDS
     folder = work_folder("train_throughput")
-    log = folder / ("runs.jsonl" if is_full else "look.jsonl")
-    if not is_full:
-        log.unlink(missing_ok=True)
-    runs = [Run(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    log = Log.of(folder / ("runs.jsonl" if is_full else "look.jsonl"), Run, is_new=not is_full)
     steps, rounds = (_QUICK_STEPS, 1) if options.quick else (_STEPS, options.rounds)
-    _fill(runs, log, rounds=rounds, names=options.only, steps=steps, folder=folder)
-    for claim in claims(runs):
+    _fill(log, rounds=rounds, names=options.only, steps=steps, folder=folder)
+    for claim in claims(log.rows):
         if is_full:
             claim.write()
         else:
             print(f"{claim.name}: {claim.value:.3f} {claim.unit} {dict(claim.peers)}", flush=True)
     if is_full:
-        log.unlink()
+        log.path.unlink()
 
 
 if __name__ == "__main__":

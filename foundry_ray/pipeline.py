@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_ray import keys
+from foundry_ray.clock import utc
 from foundry_ray.config import PipelineConfig, ServeConfig, StoreConfig, validate
 from foundry_ray.context import Context, open_context
 from foundry_ray.runlog import find_run, new_run_id
-from foundry_ray.stages import AsFarAsAsked, StageRunner, library_versions, utc
+from foundry_ray.stages import AsFarAsAsked, StageRunner, library_versions
 from foundry_ray.types import (
     DatasetRef,
     Endpoint,

@@ -12,9 +12,9 @@ import importlib.metadata
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TypeVar
 
+from foundry_ray.clock import utc
 from foundry_ray.context import Context
 from foundry_ray.errors import ArtifactNotFound, StoreError
 from foundry_ray.runlog import (
@@ -217,8 +217,3 @@ class StageRunner:
 
     def _time(self) -> str:
         return utc(self._context.clock.now_s())
-
-
-def utc(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.record import Handed
 from foundry_ray import models
 from foundry_ray.data import transforms
 from foundry_ray.types import ImageSchema
@@ -24,7 +25,7 @@ _AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Handed):
     """One student: `point` says what is asked of the contestant (a ratio, a scheme), `out` is its folder."""
 
     point: str
@@ -34,15 +35,6 @@ class Job:
     rows: str
     num_rows: int
     out: str
-
-    @classmethod
-    def read(cls, path: Path) -> Job:
-        """What `write` wrote."""
-        return cls(**json.loads(path.read_text()))
-
-    def write(self, path: Path) -> None:
-        """As JSON, for the contestant."""
-        path.write_text(json.dumps(asdict(self)))
 
     @property
     def folder(self) -> Path:

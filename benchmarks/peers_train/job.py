@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -21,13 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.record import Handed
+
 LR, WEIGHT_DECAY, BETAS, EPS, MAX_NORM = 2e-3, 0.01, (0.9, 0.999), 1e-8, 1.0
 _RISING_SHARE = 0.15
 _NUM_CLASSES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Handed):
     """One measurement: `model` resnet is the 0.70 M one on 28 x 28 pixels, empty is one linear layer on 2 x 2 pixels."""
 
     model: Literal["resnet", "empty"]
@@ -37,15 +39,6 @@ class Job:
     num_warmup: int
     zero_stage: int
     out: str
-
-    @classmethod
-    def read(cls, path: Path) -> Job:
-        """What `write` wrote."""
-        return cls(**json.loads(path.read_text()))
-
-    def write(self, path: Path) -> None:
-        """As JSON, for the ranks."""
-        path.write_text(json.dumps(asdict(self)))
 
     @property
     def side(self) -> int:

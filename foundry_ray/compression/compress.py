@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundry_ray.clock import utc
 from foundry_ray.compression.apply import check_loads
 from foundry_ray.compression.cost import Cost, cost
 from foundry_ray.compression.export import OUTPUT_NAME, input_name, to_onnx
@@ -22,7 +22,7 @@ from foundry_ray.protocols import ArtifactStore, Clock, Given, LatencyMeter, Rep
 from foundry_ray.registry import CARD_FILE, recipe_in_words
 from foundry_ray.reporting.model_card import Made, published_card
 from foundry_ray.schemas import ImageSchema, Schema, classes_only
-from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, LatencyResult, ModelArtifact, canonical_bytes, to_json
+from foundry_ray.types import FORMAT_VERSION, CompressionRecipe, DatasetRef, Json, ModelArtifact, canonical_bytes, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,14 +98,11 @@ def publish_student(
     onnx, proven = _shipped(model, recipe, dataset, calibration_NCHW, learnt=learnt, store=store, reporter=reporter)
     program, more = _torch_program(model, dataset, store) if export.torch_program else ({}, ())
     reporter.progress(3, _STEPS, "parity proven")
-    created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
-    meta, notes = _meta(model, recipe, dataset, parents), (*student.notes, *proven, *more)
+    meta, notes, counted = _meta(model, recipe, dataset, parents), (*student.notes, *proven, *more), cost(model, dataset.schema)
     files = {**_files(model, onnx, recipe, meta), **program, **_tokenizer(dataset, store), **_stages(student.stages)}
-    latency = (meter.measure(onnx, batch_size=1, runtime=runtime_of(recipe)),) if meter is not None else ()
-    counted = cost(model, dataset.schema)
-    made = _made(recipe, dataset, student, files, family=_family(model), counted=counted, latency=latency, stated=export.card)
+    made = _made(recipe, dataset, student, files, family=_family(model), counted=counted, meter=meter, stated=export.card)
     files[CARD_FILE] = published_card(replace(made, notes=notes)).encode()
-    artifact = manifests.publish(store, kind="model", files=files, meta=meta, created_at=created_at)
+    artifact = manifests.publish(store, kind="model", files=files, meta=meta, created_at=utc(clock.now_s()))
     reporter.progress(4, _STEPS, "published")
     return ModelArtifact(
         artifact=artifact,
@@ -173,11 +170,12 @@ def _made(
     *,
     family: str,
     counted: Cost,
-    latency: tuple[LatencyResult, ...],
+    meter: LatencyMeter | None,
     stated: CardConfig,
 ) -> Made:
-    """What the card is written of, but for what was proven."""
-    choice = runtime_of(recipe)
+    """What the card is written of, but for what was proven. `meter` times the served file, where there is one."""
+    choice, onnx = runtime_of(recipe), files["model.onnx"]
+    latency = (meter.measure(onnx, batch_size=1, runtime=choice),) if meter is not None and isinstance(onnx, bytes) else ()
     return Made(
         family=family,
         num_params=counted.num_params,

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import Literal
 
@@ -21,6 +20,7 @@ from foundry_ray.artifacts import abort_stale_uploads, protect_uploads
 from foundry_ray.artifacts.manifests import put_json
 from foundry_ray.artifacts.plans import CLOCK_KEY, LATE_DELETE_S, Candidates, Plan, list_plans, read_candidates
 from foundry_ray.artifacts.threads import NUM_THREADS
+from foundry_ray.clock import utc
 from foundry_ray.config import LimitsConfig, RetentionConfig
 from foundry_ray.errors import Conflict
 from foundry_ray.housekeeping.retention import COLLECTORS, WHY_KEPT, garbage
@@ -213,7 +213,7 @@ class Collector:
         return info.modified_at_s
 
     def _time(self) -> str:
-        return datetime.fromtimestamp(self.clock.now_s(), UTC).isoformat(timespec="seconds")
+        return utc(self.clock.now_s())
 
 
 def _batches(keys: Iterable[str]) -> Iterator[list[str]]:

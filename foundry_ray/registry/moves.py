@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Literal
 
+from foundry_ray.clock import utc
 from foundry_ray.errors import ArtifactNotFound, Conflict
 from foundry_ray.protocols import ArtifactStore
 from foundry_ray.registry import naming, records, series
@@ -145,4 +145,4 @@ def _beaten(store: ArtifactStore, name: str, alias: str, move: AliasMove) -> Con
 
 def _store_time(store: ArtifactStore, key: str) -> str:
     info = store.stat(key)
-    return datetime.fromtimestamp(info.modified_at_s, UTC).isoformat(timespec="seconds") if info else ""
+    return utc(info.modified_at_s) if info else ""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from foundry_ray.artifacts.manifests import get_json, put_json
+from foundry_ray.clock import utc
 from foundry_ray.errors import ArtifactCorrupt, Conflict, OutOfRange, StoreError
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.types import Json, from_json
@@ -42,7 +42,7 @@ def write_note(clock: Clock, *, by: str = "unknown", reason: str = "") -> Note:
         got = f"{len(reason)} characters" if len(reason) > MAX_REASON else "control characters"
         message = f"the reason has {got}, wanted one line of at most {MAX_REASON} characters."
         raise OutOfRange(message, hint="put the rest where the reason can point at.", key="reason", value=reason[:40])
-    return Note(by=by, at=datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds"), reason=reason)
+    return Note(by=by, at=utc(clock.now_s()), reason=reason)
 
 
 def numbers(store: ArtifactStore, folder: str) -> list[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from foundry_ray.artifacts.manifests import publish, put_json
+from foundry_ray.clock import utc
 from foundry_ray.protocols import ArtifactStore, Clock
 from foundry_ray.registry import register
 from foundry_ray.runlog import StageResult, commit_result, forget_result, save_run
@@ -136,7 +136,7 @@ class _Run:
     def __init__(self, store: ArtifactStore, clock: Clock, run_id: str, seed: int, config: Json) -> None:
         self._store = store
         self._seed = seed
-        self._time = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
+        self._time = utc(clock.now_s())
         self._record = RunRecord(run_id=run_id, pipeline="mnist", config=config, versions={"ray": "2.60.0"}, source="pipeline.yaml")
 
     def publish(self, kind: str, files: Mapping[str, bytes], meta: Json = None) -> ArtifactRef:

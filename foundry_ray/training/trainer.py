@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from foundry_ray import models
 from foundry_ray.artifacts.manifests import publish
+from foundry_ray.clock import utc
 from foundry_ray.config import Settings, TeacherConfig
 from foundry_ray.errors import ArtifactNotFound, ConfigError
 from foundry_ray.protocols import ArtifactStore, Clock, Reporter
@@ -131,7 +131,7 @@ def _publish(
     architecture = json.dumps(models.describe(model), sort_keys=True).encode()
     served = {} if export is None else {"model.onnx": export(model)}
     meta: Json = {"stage_key": job.stage_key, "epoch": chosen.epoch, "task": job.task, "classes": list(job.dataset.schema.classes)}
-    created_at = datetime.fromtimestamp(clock.now_s(), UTC).isoformat(timespec="seconds")
+    created_at = utc(clock.now_s())
     files = {WEIGHTS: weights, "architecture.json": architecture, **served}
     return ModelArtifact(
         artifact=publish(job.store, kind="model", files=files, meta=meta, created_at=created_at),
