@@ -20,6 +20,21 @@ _SCHEDULER_KEYS = {
     "none": (),
 }
 """What each kind of scheduler decides by; the other keys of its section change nothing."""
+_LEARNING = ("task", "data.augment", "seed")
+_READS = {
+    "data": ("data", "task", "seed"),
+    "teacher": ("teacher", *_LEARNING),
+    "search": ("search", "student", *_LEARNING),
+    "student": ("search", "student", "export", *_LEARNING),
+    "evaluation": ("gates", "search.latency", "task"),
+    "registry": ("name",),
+}
+"""Of the configuration, what a stage's own key is made of; what it has of the stages before comes with their outputs."""
+
+
+def reads(stage: str, path: str) -> bool:
+    """Whether a key of the configuration, such as `search.budget`, is of a stage's own."""
+    return any(f"{path}.".startswith(f"{own}.") or f"{own}.".startswith(f"{path}.") for own in _READS[stage])
 
 
 def data(config: PipelineConfig, settings: Settings) -> str:

@@ -321,12 +321,12 @@ class _Look:
         for prefix in PROGRESS_PREFIXES:
             if next(iter(self._store.list(f"{prefix}/{progress_key or key}/")), None) is not None:
                 return PlannedStage(name=name, action="resumed", key=key, reason="work in progress lies in the store")
-        return PlannedStage(name=name, action="run", key=key, reason=self._why())
+        return PlannedStage(name=name, action="run", key=key, reason=self._why(name))
 
-    def _why(self) -> str:
+    def _why(self, name: str) -> str:
         if self._last is None:
             return "no run of this pipeline is in the store"
-        changed = sorted(_differences(self._last, self._config.model_dump(mode="json")))
+        changed = sorted(path for path in _differences(self._last, self._config.model_dump(mode="json")) if keys.reads(name, path))
         return f"changed since the last run: {', '.join(changed[:5])}" if changed else "no result lies under this key"
 
     def waiting(self, *names: str) -> Iterator[PlannedStage]:

@@ -30,7 +30,7 @@ from foundry_ray.types import CompressionRecipe, Json, Scalar, Step
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from foundry_ray.training.teaching import Distil as Distillation
+    from foundry_ray.training.job import Distil as Distillation
 
 Source = Literal["cached", "online", "average"]
 _OF_LAYERS = ("features", "attention")
@@ -129,7 +129,7 @@ def distillation(step: Step | None, *, logits_VNC: Tensor | None = None, teacher
         RecipeInfeasible: The layers of several teachers are to be compared.
     """
     from foundry_ray.training.feed import DistilTargets
-    from foundry_ray.training.teaching import OnlineTeacher, OwnAverage, Transfer
+    from foundry_ray.training.job import OnlineTeacher, OwnAverage, Transfer
 
     if step is None:
         return None

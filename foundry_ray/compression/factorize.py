@@ -83,6 +83,9 @@ def _factorized(model: nn.Module, params: FactorizeParams) -> Iterator[tuple[str
         weight = module.weight
         assert not isinstance(weight, nn.Module), "it is a tensor"
         rank = _rank(weight, params.embedding_ratio if is_table else params.linear_ratio)
+        if rank and is_table and module.max_norm is not None:
+            reason = f"{name} cuts its rows to `max_norm`, which a product of two tables does not."
+            raise RecipeInfeasible(f"factorize: {reason}", hint="build it without `max_norm`, or leave `embedding_ratio` at 1.", reason=reason)
         if rank and owners.count(id(weight)) == 1:
             yield name, (_table(module, rank) if is_table else _linear(module, rank)).train(module.training)
 
@@ -103,7 +106,8 @@ def _table(module: nn.Module, rank: int) -> nn.Module:
 
     assert isinstance(module, nn.Embedding), "chosen by its type"
     left_VR, right_RD = truncated(module.weight, rank)
-    made = LowRankEmbedding(len(left_VR), rank, right_RD.shape[1]).to(device=module.weight.device, dtype=module.weight.dtype)
+    made = LowRankEmbedding(len(left_VR), rank, right_RD.shape[1], padding=module.padding_idx)
+    made = made.to(device=module.weight.device, dtype=module.weight.dtype)
     with torch.no_grad():
         made.table.weight.copy_(left_VR)
         made.project.weight.copy_(right_RD.T)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from foundry_ray.config import ExportConfig, TrainConfig
     from foundry_ray.data import Split
+    from foundry_ray.training.job import Distil as Distillation
     from foundry_ray.training.loop import FitJob
-    from foundry_ray.training.teaching import Distil as Distillation
 
 _TEACHER_ROWS = 256
 
@@ -74,6 +74,8 @@ class Options:
         device: `cpu` or `cuda:<index>`; the first GPU where absent and there is one.
         export: What is published besides the served file, and what the model card says of licence, use and limits.
         latency_s: Time of the measurement that the model card states; 0 takes none.
+        tokenizer: What made token ids of texts, as the JSON of the library `tokenizers` (`tokenizer.to_str()`). It travels with the model, which
+            then answers to texts.
     """
 
     augment: tuple[str, ...] = ()
@@ -84,6 +86,7 @@ class Options:
     device: str = ""
     export: ExportConfig | None = None
     latency_s: float = 1.0
+    tokenizer: str = ""
 
 
 def compress(
@@ -130,7 +133,7 @@ def compress(
     options, clock, reporter = options or Options(), clock or SystemClock(), reporter or ConsoleReporter(clock=SystemClock())
     train, recipe = _asked(recipe, train)
     model = _trainable(model)
-    rows = rows_of(data, model, held_back_ratio=options.held_back_ratio, seed=options.seed)
+    rows = rows_of(data, model, held_back_ratio=options.held_back_ratio, seed=options.seed, tokenizer=options.tokenizer)
     place = _opened(store)
     teachers = [_in_fp32(one) for one in (teacher if isinstance(teacher, Sequence) else [model if teacher is None else teacher])]
     work = _Work(model=model, teachers=teachers, recipe=recipe, rows=rows, train=train, options=options, reporter=reporter, clock=clock)

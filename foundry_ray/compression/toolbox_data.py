@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from foundry_ray.data import Split
+from foundry_ray.data.tokenizer import Tokenizer, sized
 from foundry_ray.errors import ConfigError
 from foundry_ray.models.modes import evaluating
 from foundry_ray.protocols import ArtifactStore, Given, RawData
@@ -21,7 +22,12 @@ _STREAM = 0x68656C64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows with what is known of them; `rows_train` and `rows_held_back` are numbers of rows of `inputs_N`."""
+    """Rows with what is known of them.
+
+    Attributes:
+        rows_train: Numbers of rows of `inputs_N`, like `rows_held_back`.
+        tokenizer: What made them of texts.
+    """
 
     inputs_N: np.ndarray
     labels_N: np.ndarray
@@ -29,6 +35,7 @@ class Rows:
     task: str
     rows_train: np.ndarray
     rows_held_back: np.ndarray
+    tokenizer: Tokenizer | None = None
 
     @property
     def train(self) -> Split:
@@ -56,10 +63,11 @@ class Rows:
 
         sha256 = hashlib.sha256(self.inputs_N.tobytes() + self.labels_N.tobytes()).hexdigest()
         raw = RawData(inputs_N=self.inputs_N, labels_N=self.labels_N, schema=self.schema, sha256=sha256)
-        return publish_splits(raw, {"train": self.rows_train, "val": self.rows_held_back}, task=self.task, store=store)
+        splits = {"train": self.rows_train, "val": self.rows_held_back}
+        return publish_splits(raw, splits, tokenizer=self.tokenizer, task=self.task, store=store)
 
 
-def rows_of(data: tuple[np.ndarray, np.ndarray] | Split | Given, model: nn.Module, *, held_back_ratio: float, seed: int) -> Rows:
+def rows_of(data: tuple[np.ndarray, np.ndarray] | Split | Given, model: nn.Module, *, held_back_ratio: float, seed: int, tokenizer: str = "") -> Rows:
     """Arrays as rows, some of those with a label held back.
 
     Args:
@@ -67,9 +75,11 @@ def rows_of(data: tuple[np.ndarray, np.ndarray] | Split | Given, model: nn.Modul
         model: Tells how many classes there are, and tokens.
         held_back_ratio: Share of the rows with a label that is held back.
         seed: Of which.
+        tokenizer: The JSON of what made token ids of texts.
 
     Raises:
-        ConfigError: The arrays are neither uint8 images nor token ids with a class per row, too few have a label, or the model does not take them.
+        ConfigError: The arrays are neither uint8 images nor token ids with a class per row, too few have a label, the model does not take them, or
+            the tokenizer makes others.
     """
     import numpy as np
 
@@ -83,6 +93,9 @@ def rows_of(data: tuple[np.ndarray, np.ndarray] | Split | Given, model: nn.Modul
     if not np.array_equal(labels_N, labels):
         raise ConfigError(f"compress got labels of {np.asarray(labels).dtype}, wanted whole numbers.", hint="a label is the number of its class.")
     schema = data.schema if isinstance(data, Given) else _schema(inputs_N, labels_N, model)
+    made_by = _tokenizer(tokenizer, schema) if tokenizer else None
+    if made_by is not None and isinstance(schema, TokenSchema):
+        schema = replace(schema, padding=made_by.padding)
     labelled = np.flatnonzero(labels_N >= 0)
     num_held_back = round(held_back_ratio * len(labelled))
     if not 0 < num_held_back < len(inputs_N):
@@ -92,7 +105,20 @@ def rows_of(data: tuple[np.ndarray, np.ndarray] | Split | Given, model: nn.Modul
     rows_train = np.setdiff1d(np.arange(len(inputs_N)), rows_held_back)
     task = (data.task if isinstance(data, Given) else "") or ("image_classification" if schema.kind == "images" else "text_classification")
     inputs_N = inputs_N.astype(np.int64) if schema.kind == "tokens" else inputs_N
-    return Rows(inputs_N=inputs_N, labels_N=labels_N, schema=schema, task=task, rows_train=rows_train, rows_held_back=rows_held_back)
+    return Rows(
+        inputs_N=inputs_N, labels_N=labels_N, schema=schema, task=task, rows_train=rows_train, rows_held_back=rows_held_back, tokenizer=made_by
+    )
+
+
+def _tokenizer(document: str, schema: Schema) -> Tokenizer:
+    """What makes ids of texts, at the length of the rows. Raises ConfigError where it cannot have made these."""
+    if not isinstance(schema, TokenSchema):
+        raise ConfigError(f"compress got a tokenizer for {schema.kind}.", hint="leave `tokenizer` out.")
+    found = sized(document, schema.length, what="`tokenizer`")
+    if found.vocab_size > schema.vocab_size:
+        message = f"compress got a tokenizer of {found.vocab_size} tokens for a model of {schema.vocab_size}."
+        raise ConfigError(message, hint="give the one that made the rows.")
+    return found
 
 
 def _schema(inputs_N: np.ndarray, labels_N: np.ndarray, model: nn.Module) -> Schema:

@@ -84,6 +84,9 @@ def _tables(model: nn.Module, given: Given) -> list[str]:
     for name, table in tables.items():
         if owners.count(id(table.weight)) > 1:
             raise _infeasible(f"the weights of {name} are another layer's too, which has an output for each token.", "leave `trim_vocabulary` out.")
+        if type(table) is not nn.Embedding or table.max_norm is not None:
+            more = "cuts rows to `max_norm`" if type(table) is nn.Embedding else f"is a {type(table).__name__}, which may do more than look rows up"
+            raise _infeasible(f"{name} {more}.", "leave `trim_vocabulary` out.")
     return list(tables)
 
 
@@ -121,7 +124,8 @@ def _trimmed(table: nn.Module, kept_K: np.ndarray) -> nn.Module:
     kept = torch.from_numpy(kept_K).to(old_VD.device)
     is_other_V = torch.ones(len(old_VD), dtype=torch.bool, device=old_VD.device)
     is_other_V[kept] = False
-    made = TrimmedEmbedding(len(old_VD), len(kept) + 1, old_VD.shape[1]).to(device=old_VD.device, dtype=old_VD.dtype)
+    padding = None if table.padding_idx is None or is_other_V[table.padding_idx] else int((kept < table.padding_idx).sum())
+    made = TrimmedEmbedding(len(old_VD), len(kept) + 1, old_VD.shape[1], padding=padding).to(device=old_VD.device, dtype=old_VD.dtype)
     with torch.no_grad():
         made.places.fill_(len(kept))
         made.places[kept] = torch.arange(len(kept), dtype=made.places.dtype, device=old_VD.device)

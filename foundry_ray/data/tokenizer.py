@@ -85,12 +85,17 @@ def fit(texts: Sequence[str], config: TextConfig) -> Tokenizer:
 
 def read(path: Path, config: TextConfig) -> Tokenizer:
     """The tokenizer of a file, at the configured length. Raises ConfigError where it is none, or has nothing to pad with."""
+    return sized(path.read_text(encoding="utf-8"), config.length, what=f"{_KEY} is {config.tokenizer!r}, which")
+
+
+def sized(document: str, length: int, *, what: str) -> Tokenizer:
+    """The tokenizer of the library's JSON, cutting and padding to a length. Raises ConfigError, which begins with `what`, where there is none."""
     try:
-        return _sized(_library().Tokenizer.from_str(path.read_text(encoding="utf-8")), config.length)
+        return _sized(_library().Tokenizer.from_str(document), length)
     except ConfigError:
         raise
     except Exception as error:  # the library raises plain Exception
-        raise ConfigError(f"{_KEY} is {config.tokenizer!r}, which is no tokenizer: {error}.", hint="name a tokenizer.json.") from error
+        raise ConfigError(f"{what} is no tokenizer: {error}.", hint="give the library's own JSON, as a tokenizer.json has it.") from error
 
 
 def file_of(config: TextConfig) -> Path | None:
@@ -151,7 +156,8 @@ def _sized(inner: Any, length: int) -> Tokenizer:
     known = inner.get_vocab(with_added_tokens=True)
     name = next((name for name in _PADDINGS if name in known), None)
     if name is None:
-        raise ConfigError(f"{_KEY} has no token to pad with, wanted one of {', '.join(_PADDINGS)}.", hint="name another tokenizer.json.")
+        message = f"the tokenizer has no token to pad with, wanted one of {', '.join(_PADDINGS)}."
+        raise ConfigError(message, hint=f"give another tokenizer.json ({_KEY} in a pipeline).")
     inner.enable_truncation(length)
     inner.enable_padding(length=length, pad_id=known[name], pad_token=name)
     return Tokenizer(json.dumps(json.loads(inner.to_str()), sort_keys=True, ensure_ascii=False))

@@ -24,14 +24,15 @@ class TrimmedEmbedding(nn.Module):
         num_known: Ids that may come in.
         num_rows: Rows that are left.
         width: D.
+        padding: The row that is never learnt.
     """
 
     places: Tensor
 
-    def __init__(self, num_known: int, num_rows: int, width: int) -> None:
+    def __init__(self, num_known: int, num_rows: int, width: int, *, padding: int | None = None) -> None:
         super().__init__()
         self.register_buffer("places", torch.zeros(num_known, dtype=torch.int32))
-        self.table = nn.Embedding(num_rows, width)
+        self.table: nn.Embedding | LowRankEmbedding = nn.Embedding(num_rows, width, padding_idx=padding)
 
     @property
     def weight(self) -> Tensor:
@@ -44,17 +45,22 @@ class TrimmedEmbedding(nn.Module):
 
 
 class LowRankEmbedding(nn.Module):
-    """An embedding (V, D) as (V, R) times (R, D): ALBERT, arXiv 1909.11942, section 3.1."""
+    """An embedding (V, D) as (V, R) times (R, D): ALBERT, arXiv 1909.11942, section 3.1. `padding`: the row of the former that is never learnt."""
 
-    def __init__(self, num_rows: int, rank: int, width: int) -> None:
+    def __init__(self, num_rows: int, rank: int, width: int, *, padding: int | None = None) -> None:
         super().__init__()
-        self.table = nn.Embedding(num_rows, rank)
+        self.table = nn.Embedding(num_rows, rank, padding_idx=padding)
         self.project = nn.Linear(rank, width, bias=False)
 
     @property
     def weight(self) -> Tensor:
         """(V, D)."""
         return functional.linear(self.table.weight, self.project.weight)
+
+    @property
+    def padding_idx(self) -> int | None:
+        """The row that is never learnt."""
+        return self.table.padding_idx
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         vectors: Tensor = self.project(self.table(ids_BT))
@@ -130,10 +136,10 @@ def _found(model: nn.Module) -> Iterator[tuple[str, Replaced]]:
 def _sizes(module: Replaced) -> dict[str, Json]:
     if isinstance(module, TrimmedEmbedding):
         num_rows, width = module.weight.shape
-        return {"kind": "trimmed_embedding", "known": len(module.places), "rows": num_rows, "width": width}
+        return {"kind": "trimmed_embedding", "known": len(module.places), "rows": num_rows, "width": width, "padding": module.table.padding_idx}
     if isinstance(module, LowRankEmbedding):
         num_rows, rank = module.table.weight.shape
-        return {"kind": "low_rank_embedding", "rows": num_rows, "rank": rank, "width": module.project.weight.shape[0]}
+        return {"kind": "low_rank_embedding", "rows": num_rows, "rank": rank, "width": len(module.project.weight), "padding": module.padding_idx}
     num_out, rank = module.second.weight.shape
     has_bias = module.second.bias is not None
     return {"kind": "low_rank_linear", "in": module.first.weight.shape[1], "rank": rank, "out": num_out, "bias": has_bias}
@@ -142,9 +148,9 @@ def _sizes(module: Replaced) -> dict[str, Json]:
 def _made(fields: dict[str, typing.Any]) -> Replaced:
     kind = fields["kind"]
     if kind == "trimmed_embedding":
-        return TrimmedEmbedding(fields["known"], fields["rows"], fields["width"])
+        return TrimmedEmbedding(fields["known"], fields["rows"], fields["width"], padding=fields.get("padding"))
     if kind == "low_rank_embedding":
-        return LowRankEmbedding(fields["rows"], fields["rank"], fields["width"])
+        return LowRankEmbedding(fields["rows"], fields["rank"], fields["width"], padding=fields.get("padding"))
     if kind == "low_rank_linear":
         return LowRankLinear(fields["in"], fields["rank"], fields["out"], bias=fields["bias"])
     raise ValueError(f"there is no layer {kind!r}")

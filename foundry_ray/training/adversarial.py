@@ -25,9 +25,10 @@ from foundry_ray.training.losses import training_loss
 from foundry_ray.training.precision import autocast, channels_last, resolve_precision
 
 if TYPE_CHECKING:
-    from foundry_ray.training.loop import FitJob
+    from foundry_ray.training.job import FitJob
 
 _WHITE = 255.0
+_FP16_SCALE = 1024.0  # a gradient below 6e-8 has no sign in half precision; one that overflows keeps its own
 _STEP_RATIO = 2.5  # of epsilon over the number of steps, as in the experiments of arXiv 1706.06083
 
 
@@ -81,8 +82,9 @@ class Adversary:
         with autocast(self._engine.device, self._dtype):
             outputs = self._engine.model(channels_last(inputs)).float()
         loss = training_loss(self._job.task, outputs, batch, label_smoothing=0.0, distil=self._job.distil)
-        [gradient] = torch.autograd.grad(loss * len(inputs), [inputs])
-        return gradient.sign()
+        scale = _FP16_SCALE if self._dtype is torch.float16 else 1.0
+        [gradient] = torch.autograd.grad(loss * len(inputs) * scale, [inputs])
+        return gradient.sign().nan_to_num(0)
 
 
 def adversary_for(job: FitJob, engine: Engine) -> Adversary | None:

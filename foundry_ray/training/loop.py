@@ -11,20 +11,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from foundry_ray.config import TrainConfig
 from foundry_ray.data.order import epoch_batches
 from foundry_ray.errors import Diverged
-from foundry_ray.protocols import ActsOnAverage, Clock, Engine, Reporter, Task, TrainingAid
+from foundry_ray.protocols import ActsOnAverage, Clock, Engine, Reporter
 from foundry_ray.training import stopping
 from foundry_ray.training.adversarial import adversary_for
 from foundry_ray.training.averaging import Averaged, average_buffers
 from foundry_ray.training.feed import Batch, DistilTargets, Feed, TensorSplit
+from foundry_ray.training.job import FitJob
 from foundry_ray.training.judging import judge
 from foundry_ray.training.losses import training_loss
 from foundry_ray.training.meter import Meter
@@ -33,7 +32,7 @@ from foundry_ray.training.pulse import Pulse
 from foundry_ray.training.randomness import own_randomness, reseed
 from foundry_ray.training.schedules import lr_at
 from foundry_ray.training.state import LoopState
-from foundry_ray.training.teaching import Distil, lessons_for
+from foundry_ray.training.teaching import lessons_for
 from foundry_ray.types import Json
 
 if TYPE_CHECKING:
@@ -43,26 +42,6 @@ __all__ = ["Control", "DistilTargets", "FitJob", "Loop", "TensorSplit"]
 
 _GPU_CHECK_EVERY = 16
 _MOST_OVERFLOWS = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitJob:
-    """What is trained on what. `eval_transform` makes of a copy of the model what would be shipped (int8 simulated, say).
-
-    Each rank's share of a batch goes through the model in passes of `micro_batch_size` rows; all at once where absent. `aids` act before and after
-    each step, in one process alone.
-    """
-
-    train: TrainConfig
-    task: Task
-    split_train: TensorSplit
-    split_val: TensorSplit
-    augment: tuple[str, ...] = ()
-    seed: int = 0
-    distil: Distil | None = None
-    eval_transform: Callable[[nn.Module], nn.Module] | None = None
-    micro_batch_size: int | None = None
-    aids: tuple[TrainingAid, ...] = ()
 
 
 class Control(Protocol):

@@ -20,7 +20,7 @@ from foundry_ray.protocols import Task
 
 if TYPE_CHECKING:
     from foundry_ray.training.feed import Batch, Labelled
-    from foundry_ray.training.teaching import Distil
+    from foundry_ray.training.job import Distil
 
 
 def distillation(logits_BC: Tensor, targets_BC: Tensor, temperature: float) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.models.modes import evaluating
 from foundry_ray.training.convolutions import avoid_unsound_kernel
 from foundry_ray.training.feed import Batch, DistilTargets
+from foundry_ray.training.job import Distil, OnlineTeacher, OwnAverage
 from foundry_ray.training.losses import attention_distance, hint_distance
 from foundry_ray.training.optimizers import update_rule
 from foundry_ray.training.precision import autocast, channels_last, resolve_precision
@@ -31,40 +32,8 @@ if TYPE_CHECKING:
     from foundry_ray.protocols import Engine
     from foundry_ray.training.averaging import Averaged
 
-Transfer: TypeAlias = Literal["features", "attention"]
 _STREAM = 0x72656772
 _SCALE = "loss_scale"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnlineTeacher:
-    """Models that answer in each step, on what the student sees: augmented afresh, or mixed.
-
-    Attributes:
-        models: Taken to the student's device; their answers' softened probabilities are averaged.
-        alpha: As in `DistilTargets`, like `temperature` and `uses_labels`.
-        transfer: Layers that are compared too, of the one teacher there is.
-        beta: The weight of that distance, which is added to the loss.
-    """
-
-    models: tuple[nn.Module, ...]
-    alpha: float
-    temperature: float
-    uses_labels: bool = True
-    transfer: Transfer | None = None
-    beta: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnAverage:
-    """The student's own averaged weights answer, as they are before a step (mean teacher, arXiv 1703.01780)."""
-
-    alpha: float
-    temperature: float
-    uses_labels: bool = True
-
-
-Distil: TypeAlias = DistilTargets | OnlineTeacher | OwnAverage
 
 
 class Lessons:

@@ -13,9 +13,9 @@ from foundry_ray import keys
 from foundry_ray.config import PipelineConfig, Settings
 from foundry_ray.errors import ConfigError, DataError, FoundryError, OutOfRange, ResourcesUnavailable, SearchSpaceError
 from foundry_ray.planning import check, check_data, check_run, check_stages, plan
-from foundry_ray.runlog import StageResult, commit_result
+from foundry_ray.runlog import StageResult, commit_result, save_run
 from foundry_ray.testing.stores import MemoryStore
-from foundry_ray.types import DatasetRef, ImageSchema, SplitInfo, TokenSchema, to_json
+from foundry_ray.types import DatasetRef, ImageSchema, RunRecord, SplitInfo, TokenSchema, to_json
 
 SCHEMA = ImageSchema(channels=1, height=4, width=4, dtype="uint8", classes=("cat", "dog"))
 
@@ -61,6 +61,24 @@ def test_steps_are_known_once_the_data_is_prepared(source: str, settings: Settin
     commit_result(store, "data", keys.data(config, settings), result)
     training = plan(config, store=store, settings=settings).training
     assert (training.engine, training.zero_stage, training.steps_per_epoch, training.num_steps) == ("torch", None, 3, 9)
+
+
+def test_a_stage_is_told_which_of_its_own_keys_changed(source: str, settings: Settings, store: MemoryStore) -> None:
+    before = _config(source)
+    splits = {name: SplitInfo(num_rows=rows, num_bytes=rows) for name, rows in (("train", 14), ("val", 2), ("test", 2))}
+    dataset = DatasetRef(key="data/d", fingerprint="f", task="image_classification", splits=splits, schema=SCHEMA)
+    result = StageResult(outputs=to_json(dataset), run_id="p-1", created_at="", duration_s=1.0, versions={})
+    commit_result(store, "data", keys.data(before, settings), result)
+    save_run(store, RunRecord(run_id="p-20260101-000000-abcd", pipeline="p", config=before.model_dump(mode="json"), versions={}))
+
+    def reasons(**fields: object) -> dict[str, str]:
+        return {stage.name: stage.reason for stage in plan(_config(source, **fields), store=store, settings=settings).stages}
+
+    assert reasons()["teacher"] == "no result lies under this key"
+    slower = reasons(teacher={"train": {"batch_size": 4, "lr": 1e-5}}, gates={"accuracy_drop_points": 9.0})
+    assert slower["teacher"] == "changed since the last run: teacher.train.epochs, teacher.train.lr"
+    assert reasons(seed=7)["data"] == "changed since the last run: seed"
+    assert reasons(gates={"accuracy_drop_points": 9.0})["teacher"] == "no result lies under this key"
 
 
 def test_a_plan_names_what_a_run_from_here_would_refuse_and_ignore(source: str, settings: Settings) -> None:

@@ -90,9 +90,9 @@ def _worker(config: dict[str, _Work]) -> None:
 def _train(work: _Work) -> None:
     from foundry_ray.clock import SystemClock
     from foundry_ray.evaluation.quiet import QuietGate
-    from foundry_ray.search.trial.context import Phases, Place
+    from foundry_ray.search.trial.context import Phases
+    from foundry_ray.search.trial.place import Arrays, Place
     from foundry_ray.search.trial.rank import train_stretch
-    from foundry_ray.search.trial.training import Arrays
 
     [reference] = work.context
     context: TrialContext = ray.get(reference)

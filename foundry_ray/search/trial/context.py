@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from foundry_ray.config import StudentConfig
 from foundry_ray.data.loading import Split
-from foundry_ray.protocols import ArtifactStore, Clock, Given, Reporter
+from foundry_ray.protocols import Clock, Given
 from foundry_ray.search.constraints import Constraint
 from foundry_ray.types import Json, Schema
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from foundry_ray.search.trial.training import Arrays
 
 WAITING = "waiting"
 
@@ -100,26 +99,3 @@ class Phases:
         if self._open:
             self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now_s - self._since_s
         self._since_s = now_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where trials run: one process, with all that they share.
-
-    Attributes:
-        arrays: Of the context, as tensors.
-        device: `cpu` or `cuda:<index>`.
-        between_steps: Called before each training step; blocks while somebody measures on this node.
-        room_bytes: Memory for a trial's tensors on that device; None where nobody says.
-        phases: What the process did with its time.
-    """
-
-    context: TrialContext
-    arrays: Arrays
-    store: ArtifactStore
-    clock: Clock
-    reporter: Reporter
-    device: str
-    between_steps: Callable[[], None]
-    room_bytes: int | None
-    phases: Phases

@@ -6,7 +6,7 @@ from foundry_ray import models
 from foundry_ray.compression import refuse_many_workers, source_of
 from foundry_ray.errors import RecipeInfeasible
 from foundry_ray.search import memory
-from foundry_ray.search.trial.context import Place
+from foundry_ray.search.trial.place import Place
 from foundry_ray.search.trial.students import Student
 from foundry_ray.search.trial.training import NO_ROOM
 from foundry_ray.training.shape import Shape

@@ -16,7 +16,7 @@ from foundry_ray.artifacts.manifests import get_json, put_json
 from foundry_ray.compression.runtime import is_changed
 from foundry_ray.errors import FoundryError, ResourcesUnavailable, WorkerGroupFailed
 from foundry_ray.protocols import ArtifactStore
-from foundry_ray.search.trial.context import Place
+from foundry_ray.search.trial.place import Place
 from foundry_ray.search.trial.students import Student
 from foundry_ray.search.trial.training import NO_ROOM, Training, Work, epoch_of
 from foundry_ray.training.failures import FailureKind, RankFailure, culprit_of, last_line

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from foundry_ray.config import DeepSpeedConfig, TeacherConfig, TrainConfig
 from foundry_ray.protocols import Fragment
-from foundry_ray.search.trial.context import Place
 from foundry_ray.search.trial.gang import Stretch, Told, tell
+from foundry_ray.search.trial.place import Place
 from foundry_ray.search.trial.students import Students
 from foundry_ray.search.trial.training import fit_job, get_state, put_state
 from foundry_ray.training.checkpoint.bytes import from_bytes

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from foundry_ray.errors import ConfigError, RecipeInfeasible, ResourcesUnavailable, TrainingError, WorkerGroupFailed
 from foundry_ray.protocols import ArtifactStore, Clock, LatencyMeter, Reporter
 from foundry_ray.search.events import Event, Job
-from foundry_ray.search.trial.context import Phases, Place, TrialContext
+from foundry_ray.search.trial.context import Phases, TrialContext
+from foundry_ray.search.trial.place import Place
 from foundry_ray.types import Trial
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class TrialRunner:
         gang: Gang | None = None,
     ) -> None:
         from foundry_ray.search.isolation import Isolation
+        from foundry_ray.search.trial.place import Arrays
         from foundry_ray.search.trial.screening import Screening
         from foundry_ray.search.trial.students import Students
-        from foundry_ray.search.trial.training import Arrays
 
         self._phases = Phases(clock)
         self._place = Place(

@@ -15,7 +15,7 @@ from foundry_ray.protocols import LatencyMeter, RuntimeChoice
 from foundry_ray.search import constraints as limits
 from foundry_ray.search import pareto
 from foundry_ray.search.events import Event, Job
-from foundry_ray.search.trial.context import Place
+from foundry_ray.search.trial.place import Place
 from foundry_ray.search.trial.students import Student
 from foundry_ray.types import LatencyResult, Objective
 

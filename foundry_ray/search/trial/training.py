@@ -7,51 +7,30 @@ in a pass the trial has failed.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
-
-import torch
 
 from foundry_ray import compression, tasks
 from foundry_ray.compression.runtime import is_changed
 from foundry_ray.errors import ArtifactCorrupt, ArtifactNotFound, ResourcesUnavailable
 from foundry_ray.protocols import ArtifactStore, Reporter
 from foundry_ray.search import memory
-from foundry_ray.search.trial.context import WAITING, Place, TrialContext
-from foundry_ray.search.trial.students import Student, teacher_of
+from foundry_ray.search.trial.context import WAITING, TrialContext
+from foundry_ray.search.trial.place import Arrays, Place
+from foundry_ray.search.trial.students import Student
 from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.engine import TorchEngine
-from foundry_ray.training.loop import FitJob, Loop, TensorSplit
+from foundry_ray.training.loop import FitJob, Loop
 from foundry_ray.training.shape import Shape, halved
 from foundry_ray.training.state import LoopState
-from foundry_ray.training.teaching import Distil
-from foundry_ray.types import CompressionRecipe, Scalar
+from foundry_ray.types import Scalar
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 NO_ROOM = "narrow the space to smaller students, or give a trial more with `search.trial.cpus` or `search.trial.gpus`."
-
-
-class Arrays:
-    """The arrays of a study as tensors that share their memory: training never writes to them."""
-
-    def __init__(self, context: TrialContext) -> None:
-        self._context = context
-        self.train = TensorSplit.of(context.train)
-        self.val = TensorSplit.of(context.val)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.logits_VNC = None if context.logits_VNC is None else torch.from_numpy(context.logits_VNC)
-
-    def distil(self, recipe: CompressionRecipe) -> Distil | None:
-        """The teacher's part in the loss, where the recipe gives it one."""
-        step = recipe.step("distil")
-        teachers = [teacher_of(self._context)] if compression.source_of(step) == "online" else []
-        return compression.distillation(step, logits_VNC=self.logits_VNC, teachers=teachers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

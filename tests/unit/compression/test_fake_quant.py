@@ -23,8 +23,8 @@ from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.engine import TorchEngine
+from foundry_ray.training.job import OwnAverage
 from foundry_ray.training.loop import FitJob, Loop, TensorSplit
-from foundry_ray.training.teaching import OwnAverage
 from foundry_ray.types import TokenSchema
 
 from .conftest import built

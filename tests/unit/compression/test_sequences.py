@@ -244,6 +244,53 @@ def test_a_vocabulary_that_is_an_output_too_is_not_trimmed() -> None:
         made(model, Step(kind="trim_vocabulary"))
 
 
+def padded(**options) -> nn.Module:
+    """A model whose table has a row for padding; token 0 is kept as such by the schema, 3 is another."""
+    model = build("mlp", TOKENS)
+    weight = model.embedding.weight.detach()
+    model.embedding = nn.Embedding(60, 16, **options)
+    model.embedding.weight.data.copy_(weight)
+    return model
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Step(kind="trim_vocabulary"),),
+        (Step(kind="factorize", params={"embedding_ratio": 0.5}),),
+        (Step(kind="trim_vocabulary"), Step(kind="factorize", params={"embedding_ratio": 0.5})),
+    ],
+)
+def test_a_row_of_padding_learns_as_little_as_before(steps: tuple[Step, ...]) -> None:
+    token = int(np.unique(training_rows())[2])
+    small = made(padded(padding_idx=token), *steps)
+    twin = models.rebuild(models.describe(small))
+    models.load_tensors(twin, small.state_dict())
+    for model in (small, twin):
+        before = model.embedding(torch.tensor([token])).detach()
+        optimizer = torch.optim.SGD(
+            [parameter for name, parameter in model.named_parameters() if name.startswith("embedding.") and name.endswith("table.weight")], lr=1.0
+        )
+        model(torch.from_numpy(training_rows())).square().sum().backward()
+        optimizer.step()
+        assert torch.equal(model.embedding(torch.tensor([token])), before)
+        assert not torch.equal(model.embedding(torch.tensor([token + 1])), before)
+
+
+def test_a_table_that_does_more_than_look_rows_up_is_refused() -> None:
+    class Scaled(nn.Embedding):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return 8 * super().forward(ids)
+
+    scaled = build("mlp", TOKENS)
+    scaled.embedding = Scaled(60, 16)
+    with pytest.raises(RecipeInfeasible, match="embedding is a Scaled, which may do more than look rows up"):
+        made(scaled, Step(kind="trim_vocabulary"))
+    for step in (Step(kind="trim_vocabulary"), Step(kind="factorize", params={"embedding_ratio": 0.5})):
+        with pytest.raises(RecipeInfeasible, match=r"embedding cuts (its )?rows to `max_norm`"):
+            made(padded(max_norm=1.0), step)
+
+
 class Sharing(nn.Module):
     """One table and one attention, each under two names; and as many positions as there are tokens, in torch's own encoder layer."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -14,10 +15,11 @@ from foundry_ray import models
 from foundry_ray.artifacts import manifests
 from foundry_ray.artifacts.local import LocalStore
 from foundry_ray.compression import Fitting, Options, TrainedStudent, compress, fit_here
-from foundry_ray.config import ModelConfig, TrainConfig
+from foundry_ray.config import ModelConfig, TextConfig, TrainConfig
 from foundry_ray.data import Split, load_split
+from foundry_ray.data.tokenizer import fit as fit_tokenizer
 from foundry_ray.errors import ConfigError, RecipeInfeasible
-from foundry_ray.inference import predict
+from foundry_ray.inference import predict, predict_files
 from foundry_ray.protocols import Given
 from foundry_ray.types import TokenSchema
 
@@ -168,6 +170,24 @@ def test_tokens_and_what_steps_are_given_are_taken_too(smaller, memory_store):
     ]
     assert predict(memory_store, artifacts[0], tokens.astype(np.int64)).shape == (96, 2)
     assert len({artifact.num_params for artifact in artifacts}) == 1
+
+
+def test_a_tokenizer_travels_with_the_model_which_then_reads_texts(smaller, memory_store, tmp_path):
+    texts = [f"{first} {second} {third}" for first in ("red", "green") for second in ("cat", "dog", "owl") for third in ("runs", "sleeps")] * 8
+    tokenizer = fit_tokenizer(texts, TextConfig(length=8, vocab_size=64))
+    ids, labels = tokenizer.encode(texts), np.array([int("dog" in text) for text in texts])
+    schema = TokenSchema(length=8, vocab_size=tokenizer.vocab_size, has_labels=True, classes=("no", "yes"), padding=tokenizer.padding)
+    model = models.build(ModelConfig(family="mlp", width=16, depth=1), schema, None, seed=0)
+    options = Options(device="cpu", tokenizer=tokenizer.document)
+    artifact = smaller({"trim_vocabulary.min_count": 1, "lr": 3e-2, "epochs": 6}, data=(ids, labels), model=model, options=options)
+    source = tmp_path / "texts.txt"
+    source.write_text("a dog runs\nthe green owl\n")
+    assert [row["class"] for row in predict_files(memory_store, artifact, source)] == ["1", "0"]
+    with pytest.raises(ConfigError, match=r"`tokenizer` is no tokenizer"):
+        smaller({}, data=(ids, labels), model=model, options=Options(tokenizer="{}"))
+    narrow = models.build(ModelConfig(family="mlp", width=16, depth=1), dataclasses.replace(schema, vocab_size=12), None, seed=0)
+    with pytest.raises(ConfigError, match=f"a tokenizer of {tokenizer.vocab_size} tokens for a model of 12"):
+        smaller({}, data=(ids % 12, labels), model=narrow, options=options)
 
 
 def test_a_model_of_ones_own_is_compressed_and_what_it_lacks_is_said(smaller, images, memory_store, reporter):

@@ -12,11 +12,12 @@ import torch.distributed
 from foundry_ray.errors import Diverged, WorkerGroupFailed
 from foundry_ray.search.events import Event, Job
 from foundry_ray.search.trial import TrialContext, TrialRunner
-from foundry_ray.search.trial.context import Phases, Place
+from foundry_ray.search.trial.context import Phases
 from foundry_ray.search.trial.gang import Stretch, Told, tell, tell_warning
+from foundry_ray.search.trial.place import Arrays, Place
 from foundry_ray.search.trial.rank import gathered, spread
 from foundry_ray.search.trial.students import Students
-from foundry_ray.search.trial.training import Arrays, Training, Work
+from foundry_ray.search.trial.training import Training, Work
 from foundry_ray.testing.clock import FakeClock
 from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.testing.search import RecordedLatencyMeter

@@ -69,7 +69,7 @@ def test_a_trial_measures_then_trains_then_keeps_its_state(trial_context: TrialC
 
 
 def test_a_process_copies_nothing_of_what_trials_share(trial_context: TrialContext) -> None:
-    from foundry_ray.search.trial.training import Arrays
+    from foundry_ray.search.trial.place import Arrays
 
     splits, logits_VNC = (trial_context.train, trial_context.val), trial_context.logits_VNC
     assert logits_VNC is not None
@@ -369,8 +369,9 @@ def test_where_memory_runs_out_a_trial_goes_on_from_its_last_rung_in_smaller_pas
 
 
 def test_where_memory_runs_out_what_was_trained_is_let_go_before_it_is_made_anew(trial_context: TrialContext, memory_store: MemoryStore) -> None:
-    from foundry_ray.search.trial.context import Phases, Place
-    from foundry_ray.search.trial.training import Arrays, Training, Work
+    from foundry_ray.search.trial.context import Phases
+    from foundry_ray.search.trial.place import Arrays, Place
+    from foundry_ray.search.trial.training import Training, Work
 
     students, was_there = Students(trial_context), []
 

@@ -18,9 +18,9 @@ from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.checks import check_inputs
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.feed import Batch, Labelled
+from foundry_ray.training.job import OnlineTeacher
 from foundry_ray.training.loop import FitJob, Loop, TensorSplit
 from foundry_ray.training.mixing import MixPlan
-from foundry_ray.training.teaching import OnlineTeacher
 from foundry_ray.types import ImageSchema, TokenSchema
 
 MakeModel = Callable[[], nn.Module]
@@ -59,6 +59,17 @@ def test_fgsm_on_a_linear_model_is_the_step_by_hand(job: FitJob) -> None:
     assert torch.equal(found.inputs, wanted)
     assert torch.equal(found.labels_B, batch.labels_B)
     assert torch.equal(batch.inputs, batch_of(job).inputs), "the given batch stays"
+
+
+def test_a_gradient_too_small_for_half_precision_still_misleads(job: FitJob) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16, bias=False), nn.Linear(16, 3, bias=False))
+    for layer, size in ((model[1], 3e-4), (model[2], 3e-5)):
+        layer.weight.data.copy_(size * (1 + torch.rand_like(layer.weight)) * torch.randn_like(layer.weight).sign())
+    batch, half = batch_of(job), dataclasses.replace(job, train=job.train.model_copy(update={"precision": "fp16"}))
+    exact, found = (adversary(one, model, FGSM).changed(batch, 0).inputs for one in (job, half))
+    assert (found != batch.inputs).float().mean() > 0.95 * (exact != batch.inputs).float().mean()
+    assert (found == exact).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("config", [FGSM, PGD])

@@ -15,8 +15,9 @@ from foundry_ray.testing.reporters import RecordingReporter
 from foundry_ray.training.checkpoint.bytes import from_bytes, to_bytes
 from foundry_ray.training.engine import TorchEngine
 from foundry_ray.training.feed import DistilTargets, TensorSplit
+from foundry_ray.training.job import Distil, OnlineTeacher, OwnAverage
 from foundry_ray.training.loop import FitJob, Loop
-from foundry_ray.training.teaching import Distil, Lessons, OnlineTeacher, OwnAverage
+from foundry_ray.training.teaching import Lessons
 
 MakeModel = Callable[[], nn.Module]
 
