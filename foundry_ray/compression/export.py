@@ -7,7 +7,10 @@ Known operators are written directly (about 20 ms); other models go through torc
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from foundry_ray.compression import onnx_sequences  # noqa: F401  adds rules
@@ -139,13 +142,25 @@ def on_rows(model: nn.Module, schema: Schema) -> tuple[nn.Module, Tensor, tuple[
     return begun, rows, ({0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)},)
 
 
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """torch's exporter warns of its own deprecated internals, and of libraries that a model does not use: no caller can change either."""
+    log = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def _exported_by_torch(model: nn.Module, schema: Schema) -> onnx.ModelProto:
     import torch
 
     begun, rows, dynamic = on_rows(model, schema)
-    with warnings.catch_warnings():
-        # The exporter warns of its own deprecated internals, which no caller can change.
-        warnings.simplefilter("ignore")
+    with _quiet_exporter():
         try:
             program: Any = torch.onnx.export(
                 begun,

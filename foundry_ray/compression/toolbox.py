@@ -286,10 +286,15 @@ def _opened(store: ArtifactStore | str | Path) -> ArtifactStore:
 
 
 def _trainable(model: nn.Module) -> nn.Module:
-    """The model in fp32. Raises ConfigError where nothing of it would be trained."""
+    """The model in fp32. Raises ConfigError where nothing of it would be trained, or it cannot be copied."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         message = f"compress got a {type(model).__name__} without a weight that is trained, wanted one or more."
         raise ConfigError(message, hint="`model.requires_grad_(True)` lets frozen weights be trained.")
+    try:
+        copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:  # of what a hook has computed, or of a part that holds a lock or a file
+        message = f"compress got a {type(model).__name__} that cannot be copied: {' '.join(str(error).split())}"
+        raise ConfigError(message, hint="the old `weight_norm` has a successor in `torch.nn.utils.parametrizations`.") from error
     return _in_fp32(model)
 
 

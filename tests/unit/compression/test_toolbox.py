@@ -231,6 +231,15 @@ def test_a_model_with_nothing_to_train_is_refused(smaller, trained):
         smaller({"weight_bits": 8}, model=trained.requires_grad_(False))
 
 
+def test_a_model_that_cannot_be_copied_is_refused_with_torchs_reason(smaller, images):
+    with pytest.warns(FutureWarning, match="deprecated"):
+        normed = torch.nn.utils.weight_norm(nn.Linear(256, 4))
+    model = nn.Sequential(nn.Flatten(), normed)
+    model(torch.from_numpy(images[:1]).float())
+    with pytest.raises(ConfigError, match="got a Sequential that cannot be copied: Only Tensors created explicitly"):
+        smaller({"weight_bits": 8}, model=model)
+
+
 def test_a_uri_is_a_store_and_no_folder_of_that_name(smaller, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     artifact = smaller({}, store=f"file://{tmp_path}/kept")
