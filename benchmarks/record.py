@@ -43,7 +43,7 @@ class Claim:
             "hardware": hardware(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "command": shlex.join(["python", "-m", *_module(), *sys.argv[1:]]),
-            "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
+            "commit": _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}") else ""),
         }
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(document, indent=2) + "\n")
