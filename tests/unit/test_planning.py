@@ -45,6 +45,14 @@ def _config(source: str, teacher: dict[str, object] | None = None, **fields: obj
     return PipelineConfig.model_validate(document)
 
 
+def _prepare(store: MemoryStore, config: PipelineConfig, settings: Settings) -> None:
+    """As if a run had prepared the data."""
+    splits = {name: SplitInfo(num_rows=rows, num_bytes=rows) for name, rows in (("train", 14), ("val", 2), ("test", 2))}
+    dataset = DatasetRef(key="data/d", fingerprint="f", task="image_classification", splits=splits, schema=SCHEMA)
+    result = StageResult(outputs=to_json(dataset), run_id="p-1", created_at="", duration_s=1.0, versions={})
+    commit_result(store, "data", keys.data(config, settings), result)
+
+
 def test_a_plan_says_how_the_teacher_trains(source: str, settings: Settings) -> None:
     teacher = {"workers": 2, "min_workers": 1, "micro_batch_size": 1, "deepspeed": {"zero_stage": 2}, "train": {"batch_size": 4, "precision": "bf16"}}
     training = plan(_config(source, teacher), store=None, settings=settings).training
@@ -55,20 +63,14 @@ def test_a_plan_says_how_the_teacher_trains(source: str, settings: Settings) -> 
 
 def test_steps_are_known_once_the_data_is_prepared(source: str, settings: Settings, store: MemoryStore) -> None:
     config = _config(source)
-    splits = {name: SplitInfo(num_rows=rows, num_bytes=rows) for name, rows in (("train", 14), ("val", 2), ("test", 2))}
-    dataset = DatasetRef(key="data/d", fingerprint="f", task="image_classification", splits=splits, schema=SCHEMA)
-    result = StageResult(outputs=to_json(dataset), run_id="p-1", created_at="", duration_s=1.0, versions={})
-    commit_result(store, "data", keys.data(config, settings), result)
+    _prepare(store, config, settings)
     training = plan(config, store=store, settings=settings).training
     assert (training.engine, training.zero_stage, training.steps_per_epoch, training.num_steps) == ("torch", None, 3, 9)
 
 
 def test_a_stage_is_told_which_of_its_own_keys_changed(source: str, settings: Settings, store: MemoryStore) -> None:
     before = _config(source)
-    splits = {name: SplitInfo(num_rows=rows, num_bytes=rows) for name, rows in (("train", 14), ("val", 2), ("test", 2))}
-    dataset = DatasetRef(key="data/d", fingerprint="f", task="image_classification", splits=splits, schema=SCHEMA)
-    result = StageResult(outputs=to_json(dataset), run_id="p-1", created_at="", duration_s=1.0, versions={})
-    commit_result(store, "data", keys.data(before, settings), result)
+    _prepare(store, before, settings)
     save_run(store, RunRecord(run_id="p-20260101-000000-abcd", pipeline="p", config=before.model_dump(mode="json"), versions={}))
 
     def reasons(**fields: object) -> dict[str, str]:
